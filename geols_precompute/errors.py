@@ -19,6 +19,10 @@ class StoreError(GeolsError):
     """A store is missing, incomplete, damaged, or not what its metadata says."""
 
 
+class OutputError(GeolsError, OSError):
+    """The output cannot be written; nothing that is committed is lost."""
+
+
 class MissingExtraError(GeolsError, ImportError):
     """An optional package is not installed; the message holds the pip command."""
 

@@ -1,0 +1,125 @@
+"""A data folder as cases: what a case is, which ids are allowed, how file names are read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+#: Image files by their ending; the data halves of two-file formats (.img, .raw) are found through their headers.
+IMAGE_ENDINGS = (
+    ".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".gipl.gz", ".gipl", ".mnc", ".mgh", ".mgz",
+    ".vtk", ".tiff", ".tif", ".dcm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One labelled volume as files.
+
+    Attributes:
+        id: its name in the stores.
+        images: a file per modality in the dataset's order, or one file that holds all of them.
+        label: the label file; None for data to predict.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case, images first."""
+        return (*self.images, self.label) if self.label else self.images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A case that cannot be used, and why, in one line that names the file."""
+
+    case_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a data folder holds.
+
+    Attributes:
+        layout: the name of the recognised layout.
+        root: the folder.
+        modalities: names, in the order of each case's images.
+        cases: the usable cases, sorted by id.
+        problems: the others.
+        classes: label value to name, background included or not; None where the layout does not say.
+        ignore: the label value to ignore, if any.
+        licence: the data set's terms, where it states them.
+        citation: how it asks to be cited, where it says.
+    """
+
+    layout: str
+    root: Path
+    modalities: tuple[str, ...]
+    cases: tuple[Case, ...]
+    problems: tuple[Problem, ...] = ()
+    classes: Mapping[int, str] | None = None
+    ignore: int | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+
+@dataclass(kw_only=True)
+class CaseList:
+    """Collects cases and problems while a layout is read, and checks the ids at the end."""
+
+    cases: list[Case] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, case_id: str, images: Iterable[Path], label: Path | None) -> None:
+        """Add a case, or a problem that names its first missing file."""
+        images = tuple(images)
+        missing = [path for path in (*images, *([label] if label else [])) if not path.exists()]
+        if missing:
+            kind = "label" if missing[0] == label else "image"
+            self.refuse(case_id, f"{kind} {missing[0]} does not exist")
+        else:
+            self.cases.append(Case(id=case_id, images=images, label=label))
+
+    def refuse(self, case_id: str, reason: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(case_id=case_id, reason=reason))
+
+    def checked(self) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+        """Return (cases, problems) sorted by id; bad ids, and ids equal but for case, become problems."""
+        same = Counter(case.id.lower() for case in self.cases)
+        usable = []
+        for case in sorted(self.cases, key=lambda c: c.id):
+            where = case.label or case.images[0]
+            if not CASE_ID.fullmatch(case.id):
+                self.refuse(
+                    case.id,
+                    f"{where}: case id {case.id!r} is not allowed; rename it to 1 to 100 letters, digits, '.', '_' "
+                    "or '-', a letter or digit first",
+                )
+            elif same[case.id.lower()] > 1:
+                self.refuse(case.id, f"{where}: another case has the id {case.id!r}, letter case aside; rename one")
+            else:
+                usable.append(case)
+        return tuple(usable), tuple(sorted(self.problems, key=lambda p: p.case_id))
+
+
+def is_image(path: Path) -> bool:
+    """Whether `path` looks like an image file that SimpleITK reads, by its name."""
+    return not path.name.startswith(".") and path.name.lower().endswith(IMAGE_ENDINGS) and path.is_file()
+
+
+def stem(path: Path) -> str:
+    """Return the file name without its image ending: `a.nii.gz` gives `a`."""
+    for ending in IMAGE_ENDINGS:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
+    return path.stem

@@ -1,0 +1,96 @@
+"""Cluster: where tasks run. In this process, or on a local Dask cluster with one process per core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from geols_precompute import maps
+from geols_precompute.errors import MissingExtraError
+from geols_precompute.geodesic import compile_kernels
+from geols_precompute.pipeline import Executor
+from geols_precompute.recipe import MapParameters
+from geols_precompute.task import Outcome, Task
+
+#: Tasks handed to the cluster per worker: one to work on, one waiting, so that no worker idles.
+LOOK_AHEAD = 2
+
+
+class InProcess:
+    """Runs one task after another in this process."""
+
+    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield one outcome per task, in order."""
+        yield from map(function, tasks)
+
+
+class OnDask:
+    """Runs tasks on a Dask cluster; only a few per worker are submitted ahead, however many there are."""
+
+    def __init__(self, client: Any, workers: int) -> None:
+        self.client = client
+        self.workers = workers
+
+    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield one outcome per task, as they end; a task that kills its worker again and again has failed."""
+        from distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        waiting = iter(tasks)
+        case_of: dict[str, str] = {}
+
+        def submit(count: int) -> list[Any]:
+            futures = []
+            for task in islice(waiting, count):
+                futures.append(self.client.submit(function, task, pure=False))
+                case_of[futures[-1].key] = task.case.id
+            return futures
+
+        running = as_completed(submit(LOOK_AHEAD * self.workers))
+        for future in running:
+            try:
+                yield future.result()
+            except KilledWorker:
+                reason = "its worker process died again and again, most likely out of memory; use fewer --workers"
+                yield Outcome(case=case_of[future.key], status="failed", error=reason)
+            for more in submit(1):
+                running.add(more)
+
+
+@contextmanager
+def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool) -> Iterator[Executor]:
+    """Provide an executor: 0 workers is this process, None is one worker process per core.
+
+    Raises:
+        MissingExtraError: dask is not installed.
+    """
+    compile_once(parameters, joint=joint)
+    if workers == 0:
+        yield InProcess()
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise MissingExtraError("distributed", "precompute") from error
+    count = workers or os.cpu_count() or 1
+    cluster = LocalCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        memory_limit="auto",
+        dashboard_address=None,
+        env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"},
+    )
+    with cluster, Client(cluster) as client:
+        yield OnDask(client, count)
+
+
+def compile_once(parameters: MapParameters, *, joint: bool) -> None:
+    """Compile the kernels into numba's cache on disk, so that the workers load them instead of compiling, too."""
+    compile_kernels(
+        metric=parameters.metric, lam=parameters.lam, iterations=parameters.iterations, joint=joint,
+        engine=parameters.engine,
+    )  # fmt: skip
+    maps.compile_kernels()

@@ -1,0 +1,22 @@
+"""Canonical JSON and SHA-256: how GeoLS writes and names what it hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def canonical_json(document: Any) -> bytes:
+    """Return `document` as UTF-8 JSON with sorted keys, no blanks and the shortest floats that round-trip.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def sha256_hex(content: bytes | memoryview) -> str:
+    """Return the SHA-256 of `content` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,76 @@
+"""Options: how the commands read their flags, and how they end."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import click
+
+from geols_precompute.errors import GeolsError
+
+P = ParamSpec("P")
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG = 0, 1, 2
+
+
+class CountOrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """A number, or one word that stands for something else: a count or `exact`, a rate or `mean`."""
+
+    def __init__(self, number: type[int] | type[float], word: str) -> None:
+        self.number, self.word = number, word
+        self.name = f"{number.__name__}|{word}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number or the word."""
+        if value == self.word or isinstance(value, self.number):
+            return value
+        try:
+            return self.number(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {self.word}", param, ctx)
+
+
+class ClassNames(click.ParamType):  # type: ignore[type-arg]
+    """Label values and names: `1=liver,2=kidney`."""
+
+    name = "VALUE=NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[int, str]:
+        """Return {value: name}."""
+        if isinstance(value, dict):
+            return value
+        try:
+            pairs = [item.split("=", 1) for item in value.split(",")]
+            names = {int(number): name.strip() for number, name in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not of the form 1=liver,2=kidney", param, ctx)
+        if len(names) < len(pairs):
+            self.fail(f"{value!r} names a value twice", param, ctx)
+        return names
+
+
+def debug_option(command: Callable[P, int]) -> Callable[P, None]:
+    """Add --debug, print a GeolsError as one line, and exit with the number that the command returns."""
+
+    @click.option("--debug", is_flag=True, help="Show where an error came from.")
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        debug = kwargs.pop("debug")
+        kwargs["debug"] = debug
+        try:
+            status = command(*args, **kwargs)
+        except GeolsError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"error: {error}", err=True)
+            status = EXIT_WRONG
+        except KeyboardInterrupt:
+            click.echo("stopped; run the same command again to go on", err=True)
+            status = 130
+        sys.exit(status)
+
+    return wrapped

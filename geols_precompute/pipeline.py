@@ -1,0 +1,137 @@
+"""Pipeline: plan -> tasks -> manifests. It resumes, and one failed case never stops the others. No Dask in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from geols_precompute import runlog
+from geols_precompute.cases import Dataset, Problem
+from geols_precompute.recipe import Recipe
+from geols_precompute.store.layout import root_metadata
+from geols_precompute.store.writer import committed_cases, create_store, write_manifest
+from geols_precompute.task import Outcome, Task, run_case, writing_to
+
+VOLUMES = "volumes.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will do: `tasks` to compute, cases `finished` before, `problems` that need no computing to fail."""
+
+    dataset: Dataset
+    recipe: Recipe
+    out: Path
+    name: str
+    tasks: tuple[Task, ...]
+    finished: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def labels(self) -> Path:
+        """The label store."""
+        return self.out / f"{self.name}.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    labels: Path
+    digest: str
+    computed: int
+    finished: int
+    failures: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+
+
+class Executor(Protocol):
+    """Runs a function over tasks somewhere, a bounded number at a time, and yields results as they end."""
+
+    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield one outcome per task, in any order."""
+
+
+def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str) -> Plan:
+    """Return the plan of a run; nothing is written.
+
+    A case is finished if both stores hold it, made from the same sources, and those files have not changed since.
+    """
+    volumes, labels = out / VOLUMES, out / f"{name}.zarr"
+    sources = runlog.known_sources(out)
+    prepared, mapped = committed_cases(volumes), committed_cases(labels)
+    tasks, finished, problems = [], [], list(dataset.problems)
+    for case in dataset.cases:
+        try:
+            stamps = runlog.source_stamps(case.files)
+        except OSError as error:
+            problems.append(Problem(case_id=case.id, reason=f"{error.filename}: cannot be read: {error.strerror}"))
+            continue
+        in_both = case.id in prepared and case.id in mapped and prepared[case.id]["source"] == mapped[case.id]["source"]
+        if in_both and sources.get(case.id) == stamps:
+            finished.append(case.id)
+        else:
+            tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels))
+    return Plan(
+        dataset=dataset, recipe=recipe, out=out, name=name, tasks=tuple(tasks), finished=tuple(finished),
+        problems=tuple(problems),
+    )  # fmt: skip
+
+
+def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], None] = lambda outcome: None) -> Summary:
+    """Run a plan, whose stores `create_stores` made, to its end and write the manifests.
+
+    Raises:
+        OutputError: the output cannot be written; what is committed stays, and the next run goes on from there.
+    """
+    failures = list(plan.problems)
+    notes: list[Problem] = []
+    computed = 0
+    for outcome in executor.run(run_case, plan.tasks):
+        on_outcome(outcome)
+        runlog.append(plan.out / runlog.RUN, _run_record(outcome))
+        notes += [Problem(case_id=outcome.case, reason=note) for note in outcome.notes]
+        if outcome.status == "failed":
+            failures.append(Problem(case_id=outcome.case, reason=outcome.error))
+        else:
+            computed += outcome.status == "computed"
+            runlog.append(plan.out / runlog.STATE, {"case": outcome.case, "sources": outcome.sources})
+    failures.sort(key=lambda failure: failure.case_id)
+    failure_file = plan.out / runlog.FAILURES
+    failure_file.unlink(missing_ok=True)
+    runlog.append(failure_file, *({"case": f.case_id, "reason": f.reason} for f in failures))
+    write_manifest(plan.out / VOLUMES)
+    return Summary(
+        labels=plan.labels, digest=write_manifest(plan.labels), computed=computed,
+        finished=len(plan.finished) + len(plan.tasks) - computed - (len(failures) - len(plan.problems)),
+        failures=tuple(failures), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def create_stores(plan: Plan) -> None:
+    """Create the output folder, both stores' roots and the list of planned cases, or check the ones there.
+
+    Raises:
+        OutputError: they cannot be written.
+        StoreError: a store there was made with another recipe.
+    """
+    recipe, dataset = plan.recipe, plan.dataset
+    terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
+    with writing_to(plan.out):
+        create_store(
+            plan.out / VOLUMES,
+            root_metadata(
+                "geols-volumes", recipe.preprocessing.as_json(), recipe.classes, {"training": recipe.hints.as_json()}
+            ),
+        )
+        create_store(plan.labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms))
+        known = runlog.known_sources(plan.out)
+        planned = [*(task.case.id for task in plan.tasks), *plan.finished]
+        runlog.append(plan.out / runlog.STATE, *({"case": case} for case in planned if case not in known))
+
+
+def _run_record(outcome: Outcome) -> dict[str, Any]:
+    seconds = {step: round(value, 4) for step, value in outcome.seconds.items()}
+    return {"case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds}

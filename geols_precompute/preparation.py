@@ -1,0 +1,76 @@
+"""Preparation: from source voxels to the volume that maps are computed on (resample, clip, class indices)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from geols_precompute.errors import InputError
+from geols_precompute.volumes import Int32Array, Volume
+
+IGNORE_INDEX = 255
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+def prepare(volume: Volume, *, spacing: tuple[float, float, float] | None, clip: tuple[float, float] | None) -> Volume:
+    """Resample to `spacing` (z,y,x in mm), then clip each modality to two percentiles over all its voxels."""
+    if spacing is not None:
+        volume = _resample(volume, spacing)
+    if clip is not None:
+        limits = [np.percentile(modality, clip) for modality in volume.image]
+        clipped = [np.clip(m, *low_high.astype(np.float32)) for m, low_high in zip(volume.image, limits, strict=True)]
+        volume = replace(volume, image=np.stack(clipped))
+    return volume
+
+
+def class_indices(label_ZYX: Int32Array, values: Sequence[int], *, ignore: int | None = None) -> UInt8Array:
+    """Return the label map as class indices: the place of each voxel's value in `values`; `ignore` becomes 255.
+
+    Raises:
+        InputError: a voxel has a value that is neither in `values` nor `ignore`, or no voxel has a foreground class.
+    """
+    indices = np.zeros(label_ZYX.shape, np.uint8)
+    known = np.zeros(label_ZYX.shape, bool)
+    for value, index in [*((v, i) for i, v in enumerate(values)), *([(ignore, IGNORE_INDEX)] if ignore else [])]:
+        mask = label_ZYX == value
+        indices[mask] = index
+        known |= mask
+    if not known.all():
+        strange, counts = np.unique(label_ZYX[~known], return_counts=True)
+        listed = ", ".join(f"{v} ({n} voxels)" for v, n in zip(strange[:5], counts[:5], strict=True))
+        raise InputError(
+            f"label values without a class: {listed}; named are {', '.join(map(str, values))}. "
+            "Name every value with --classes, a recipe or dataset.json"
+        )
+    if not ((indices > 0) & (indices != IGNORE_INDEX)).any():
+        raise InputError("the label map has no voxel of a foreground class; leave this case out")
+    return indices
+
+
+def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume:
+    """Resample the image linearly and the label by nearest neighbour: size round(n·old/new), origin kept."""
+    old = volume.geometry
+    spacing = (spacing_zyx[2], spacing_zyx[1], spacing_zyx[0])
+    x, y, z = (max(1, round(n * s / t)) for n, s, t in zip(old.size, old.spacing, spacing, strict=True))
+    new = replace(old, size=(x, y, z), spacing=spacing)
+
+    def resample(array: npt.NDArray[Any], interpolator: int) -> npt.NDArray[Any]:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(old.spacing)
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetInterpolator(interpolator)
+        resampler.SetSize(new.size)
+        resampler.SetOutputSpacing(spacing)
+        # the last sample may lie up to half a new voxel beyond the old grid
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        return sitk.GetArrayFromImage(resampler.Execute(image))
+
+    image = np.stack([resample(modality, sitk.sitkLinear) for modality in volume.image])
+    label = None if volume.label is None else resample(volume.label, sitk.sitkNearestNeighbor)
+    return replace(volume, image=image, label=label, geometry=new)

@@ -1,0 +1,32 @@
+"""Images as int16 with a scale and an offset per modality: intensity = stored · scale + offset."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_LOW, _HIGH = -(2**15), 2**15 - 1
+
+
+def to_int16(image_MZYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16], list[float], list[float]]:
+    """Return (stored int16 [modality,z,y,x], scales, offsets).
+
+    Whole numbers whose range fits 16 bits are kept exactly; other intensities to 1/131070 of their range.
+    """
+    stored = np.empty(image_MZYX.shape, np.int16)
+    scales, offsets = [], []
+    for source, target in zip(image_MZYX, stored, strict=True):
+        scale, offset = _scale_offset(source)
+        np.copyto(target, np.clip(np.rint((source - np.float64(offset)) / scale), _LOW, _HIGH), casting="unsafe")
+        scales.append(scale)
+        offsets.append(offset)
+    return stored, scales, offsets
+
+
+def _scale_offset(modality_ZYX: npt.NDArray[np.float32]) -> tuple[float, float]:
+    low, high = float(modality_ZYX.min()), float(modality_ZYX.max())
+    if high - low <= _HIGH - _LOW and np.array_equal(np.rint(modality_ZYX), modality_ZYX):
+        fits = low >= _LOW and high <= _HIGH
+        return 1.0, 0.0 if fits else low - _LOW
+    scale = (high - low) / (_HIGH - _LOW) or 1.0  # 1 for a constant image
+    return scale, low - _LOW * scale

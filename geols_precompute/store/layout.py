@@ -1,0 +1,185 @@
+"""Layout: the names in a store and the metadata documents of version 1; docs/store-format.md says it in prose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from geols_precompute.digests import canonical_json, sha256_hex
+from geols_precompute.geometry import Geometry
+from geols_precompute.recipe import ClassLabel
+
+VERSION = 1
+MANIFEST = "manifest.json"
+METADATA = "zarr.json"
+TEMPORARY_PREFIX = ".tmp-"
+
+Format = Literal["geols-labels", "geols-volumes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayKind:
+    """How one array of a case is stored: its name, element type, axes, and whether Blosc shuffles bytes."""
+
+    name: str
+    dtype: Literal["uint8", "int16"]
+    axes: tuple[str, ...]
+    shuffle: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 2 if self.dtype == "int16" else 1
+
+    @property
+    def shard_path(self) -> str:
+        """The one shard of the array, relative to the case."""
+        return "/".join((self.name, "c", *("0" for _ in self.axes)))
+
+    @property
+    def metadata_path(self) -> str:
+        """The array's zarr.json, relative to the case."""
+        return f"{self.name}/{METADATA}"
+
+
+MAPS = ArrayKind(name="maps", dtype="uint8", axes=("c", "z", "y", "x"), shuffle=False)
+IMAGE = ArrayKind(name="image", dtype="int16", axes=("c", "z", "y", "x"), shuffle=True)
+LABEL = ArrayKind(name="label", dtype="uint8", axes=("z", "y", "x"), shuffle=False)
+
+ARRAYS: dict[Format, tuple[ArrayKind, ...]] = {"geols-labels": (MAPS,), "geols-volumes": (IMAGE, LABEL)}
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """How an array is cut into the inner chunks of its one shard.
+
+    Every spatial axis is cut into equal parts near 64 voxels; channels stay together.
+
+    Attributes:
+        shape: of the array.
+        inner: shape of an inner chunk.
+        parts: inner chunks along each axis.
+    """
+
+    shape: tuple[int, ...]
+    inner: tuple[int, ...]
+    parts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> ChunkGrid:
+        """Return the grid of an array [z,y,x] or [channel,z,y,x]."""
+        channels, spatial = tuple(shape[:-3]), tuple(shape[-3:])
+        parts = tuple(max(1, round(n / 64)) for n in spatial)
+        inner = tuple(math.ceil(n / p) for n, p in zip(spatial, parts, strict=True))
+        return cls(shape=(*channels, *spatial), inner=(*channels, *inner), parts=(*(1 for _ in channels), *parts))
+
+    @property
+    def shard(self) -> tuple[int, ...]:
+        """Shape of the shard: inner × parts, at least the array's shape."""
+        return tuple(i * p for i, p in zip(self.inner, self.parts, strict=True))
+
+    @property
+    def count(self) -> int:
+        """Number of inner chunks."""
+        return math.prod(self.parts)
+
+
+def array_metadata(kind: ArrayKind, shape: Sequence[int]) -> dict[str, Any]:
+    """Return the zarr.json of an array; in version 1 nothing in it can be chosen but the shape."""
+    grid = ChunkGrid.of(shape)
+    blosc = {
+        "cname": "lz4hc",
+        "clevel": 5,
+        "shuffle": "shuffle" if kind.shuffle else "noshuffle",
+        "typesize": kind.itemsize,
+        "blocksize": 0,
+    }
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": kind.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(grid.shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": list(grid.inner),
+                    "codecs": [
+                        little if kind.itemsize > 1 else {"name": "bytes"},
+                        {"name": "blosc", "configuration": blosc},
+                        {"name": "crc32c"},
+                    ],
+                    "index_codecs": [little, {"name": "crc32c"}],
+                    "index_location": "start",
+                },
+            }
+        ],
+        "attributes": {},
+        "dimension_names": list(kind.axes),
+    }
+
+
+def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the zarr.json of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def root_metadata(
+    format_: Format, recipe: Mapping[str, Any], classes: Sequence[ClassLabel], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the zarr.json of a store's root; `extra` holds licence, citation or training hints where known."""
+    geols = {
+        "format": format_,
+        "version": VERSION,
+        "recipe": dict(recipe),
+        "recipe_id": sha256_hex(canonical_json(recipe)),
+        "classes": [{"value": label.value, "name": label.name} for label in classes],
+        **extra,
+    }
+    return group_metadata({"geols": geols})
+
+
+def ome_metadata(case_id: str, kind: ArrayKind, geometry: Geometry) -> dict[str, Any]:
+    """Return the OME-NGFF 0.5 attributes of a case: one resolution, axes c,z,y,x, millimetres.
+
+    OME-NGFF 0.5 has no rotations, so the direction is in the GeoLS attributes only.
+    """
+    z, y, x = geometry.spacing_zyx
+    return {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": case_id,
+                "axes": [
+                    {"name": "c", "type": "channel"},
+                    *({"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"),
+                ],
+                "datasets": [
+                    {
+                        "path": kind.name,
+                        "coordinateTransformations": [
+                            {"type": "scale", "scale": [1.0, z, y, x]},
+                            {"type": "translation", "translation": [0.0, *geometry.origin[::-1]]},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def manifest(format_: Format, recipe_id: str, root_sha256: str, cases: Mapping[str, str]) -> dict[str, Any]:
+    """Return the manifest: the digests of the root's and of every case's zarr.json."""
+    return {
+        "format": format_,
+        "version": VERSION,
+        "recipe_id": recipe_id,
+        "root": root_sha256,
+        "cases": dict(cases),
+    }

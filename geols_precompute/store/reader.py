@@ -1,0 +1,192 @@
+"""Reader: opens a store, checks what it reads, and returns whole cases or windows as arrays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from geols_precompute.digests import sha256_hex
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.store import guards, shard
+from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
+from geols_precompute.store.shard import Window
+
+
+class Store:
+    """A committed store, opened for reading.
+
+    Opening reads the manifest and the root only; a case's metadata is read and checked on its first use. A store
+    keeps no file open, so it may be used after a fork and may be pickled.
+
+    Attributes:
+        path: of the store.
+        digest: SHA-256 of the manifest, the name under which the store is cited.
+        cases: ids, sorted.
+        classes: the class table; a class's index is its place in it.
+        recipe: the recipe document; see docs/store-format.md.
+    """
+
+    format: ClassVar[Format]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise StoreError(f"{self.path}: no such store")
+        if not (self.path / MANIFEST).exists():
+            hint = "run geols-store finalize" if (self.path / METADATA).exists() else "is this a store?"
+            raise StoreError(f"{self.path}: has no {MANIFEST}; {hint}")
+        content = guards.read_limited(self.path, MANIFEST, guards.MAX_MANIFEST_BYTES)
+        self.manifest = guards.checked_manifest(content, self.path / MANIFEST, self.format)
+        root = self._checked_metadata(METADATA, self.manifest.root_sha256)
+        self.geols = guards.group_attributes(root, self.path / METADATA)
+        guards.require_format(self.geols, self.path / METADATA, self.format)
+        self.classes = guards.checked_classes(self.geols, self.path / METADATA)
+        self.digest = self.manifest.digest
+        self.cases = tuple(sorted(self.manifest.cases))
+        self.recipe: dict[str, Any] = self.geols.get("recipe", {})
+        self._channels = self._count_channels()
+        self._metadata: dict[str, guards.CaseMetadata] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a store.
+
+        Raises:
+            StoreError: it is not there, not finalized, of another format, or its manifest or root is damaged.
+        """
+        return cls(path)
+
+    def metadata(self, case: str) -> guards.CaseMetadata:
+        """Return a case's checked metadata.
+
+        Raises:
+            InputError: no such case.
+            StoreError: it is missing or damaged.
+        """
+        if case not in self.manifest.cases:
+            raise InputError(f"{self.path}: no case {case!r}; it has {len(self.cases)} cases")
+        if case not in self._metadata:
+            where = f"{case}/{METADATA}"
+            document = self._checked_metadata(where, self.manifest.cases[case])
+            self._metadata[case] = guards.checked_case(document, self.path / where, self.format, self._channels)
+        return self._metadata[case]
+
+    def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> npt.NDArray[Any]:
+        """Return an array of a case, or the window (z, y, x slices with start and stop) of it.
+
+        Raises:
+            InputError: no such case, or the window is not inside the volume.
+            StoreError: a file is missing, truncated or damaged; never zeros in its place.
+        """
+        metadata = self.metadata(case)
+        shape = metadata.shapes[kind.name]
+        window = _checked_window(window, shape[-3:])
+        where = f"{case}/{kind.metadata_path}"
+        declaration = guards.read_limited(self.path, where, guards.MAX_METADATA_BYTES)
+        guards.require_array_metadata(declaration, kind, shape, self.path / where)
+        relative = f"{case}/{kind.shard_path}"
+        descriptor = guards.open_regular(self.path, relative)
+        try:
+            declared, found = metadata.files[kind.shard_path][0], os.fstat(descriptor).st_size
+            if found != declared:
+                raise StoreError(f"{self.path / relative}: {found} bytes, {declared} expected; restore or recompute it")
+
+            def pread(offset: int, length: int) -> bytes:
+                return os.pread(descriptor, length, offset)
+
+            return shard.decode_window(pread, found, kind, shape, window, str(self.path / relative))
+        finally:
+            os.close(descriptor)
+
+    def _checked_metadata(self, relative: str, sha256: str) -> dict[str, Any]:
+        content = guards.read_limited(self.path, relative, guards.MAX_METADATA_BYTES)
+        if sha256_hex(content) != sha256:
+            raise StoreError(
+                f"{self.path / relative}: differs from its digest in the manifest; restore it, or run "
+                "geols-precompute again and geols-store finalize"
+            )
+        return guards.parse_json(content, self.path / relative)
+
+    def _count_channels(self) -> int:
+        raise NotImplementedError
+
+
+class LabelStore(Store):
+    """A store of geodesic maps.
+
+    Example:
+        store = LabelStore.open("labels.zarr")
+        maps = store.maps(store.cases[0])  # uint8 [channel,z,y,x], g = maps / 255
+    """
+
+    format = "geols-labels"
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The class index of each stored channel: every foreground class, and the background if it is stored."""
+        first = 0 if self.recipe.get("maps", {}).get("background") == "seeds" else 1
+        return tuple(range(first, len(self.classes)))
+
+    def present(self, case: str) -> tuple[int, ...]:
+        """Return the class indices that a case's whole volume has."""
+        values = [label.value for label in self.classes]
+        try:
+            return tuple(values.index(value) for value in self.metadata(case).geols["present"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.path / case}: present lists a value that is no class") from error
+
+    def maps(self, case: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
+        """Return the stored maps of a case, uint8 [channel,z,y,x], or of a window (z, y, x slices) of it."""
+        return self.read(case, MAPS, window)
+
+    def _count_channels(self) -> int:
+        return len(self.channels)
+
+
+class VolumeStore(Store):
+    """A store of prepared volumes; it holds images, so it is private."""
+
+    format = "geols-volumes"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names along an image's first axis."""
+        return tuple(self.recipe.get("modalities", ()))
+
+    def image(self, case: str, window: Window | None = None) -> npt.NDArray[np.int16]:
+        """Return a case's stored image, int16 [modality,z,y,x]; see `scale_offset`."""
+        return self.read(case, IMAGE, window)
+
+    def label(self, case: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
+        """Return a case's class indices, uint8 [z,y,x], 255 where ignored."""
+        return self.read(case, LABEL, window)
+
+    def scale_offset(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return (scale, offset) per modality: intensity = stored · scale + offset."""
+        try:
+            stored = self.metadata(case).geols["image"]
+            scale, offset = (np.asarray(stored[key], np.float32) for key in ("scale", "offset"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.path / case}: image has no scale and offset") from error
+        if scale.shape != (self._channels,) or offset.shape != scale.shape or not np.isfinite([scale, offset]).all():
+            raise StoreError(f"{self.path / case}: scale and offset are not one finite number per modality")
+        return scale, offset
+
+    def _count_channels(self) -> int:
+        return len(self.modalities)
+
+
+def _checked_window(window: Window | None, shape: tuple[int, ...]) -> Window:
+    if window is None:
+        z, y, x = (slice(0, n) for n in shape)
+        return z, y, x
+    if len(window) != 3 or not all(
+        s.step in (None, 1) and s.start is not None and s.stop is not None and 0 <= s.start < s.stop <= n
+        for s, n in zip(window, shape, strict=True)
+    ):
+        raise InputError(f"window {window} is not three slices with start < stop inside a volume of shape {shape}")
+    return window

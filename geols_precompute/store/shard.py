@@ -1,0 +1,150 @@
+"""Shard: the bytes of one array as Zarr v3's `sharding_indexed` codec lays them out.
+
+A shard is an index, then the inner chunks in C order:
+
+    index    offset, length (uint64, little-endian) of every inner chunk, from the shard's first byte; then crc32c
+    chunk    blosc(lz4hc) of the inner chunk's elements, padded with zeros at the array's far edges; then crc32c
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import blosc
+
+from geols_precompute.errors import StoreError
+from geols_precompute.store.layout import ArrayKind, ChunkGrid
+
+CRC_BYTES = 4
+BLOSC_HEADER = struct.Struct("<BBBBIII")
+_LZ4_FORMAT = 1
+_NEVER_WRITTEN = 2**64 - 1
+
+Window = tuple[slice, slice, slice]
+Pread = Callable[[int, int], bytes]
+
+
+def index_bytes(grid: ChunkGrid) -> int:
+    """Size of the index at the start of a shard, its checksum included."""
+    return 16 * grid.count + CRC_BYTES
+
+
+def encode_shard(array: npt.NDArray[Any], kind: ArrayKind) -> bytes:
+    """Return the shard of a whole array; equal arrays give equal bytes."""
+    grid = ChunkGrid.of(array.shape)
+    chunks = []
+    inner = np.zeros(grid.inner, array.dtype.newbyteorder("<"))
+    for origin in _chunk_origins(grid):
+        part = array[tuple(slice(o, o + n) for o, n in zip(origin, grid.inner, strict=True))]
+        if part.shape != inner.shape:
+            inner[...] = 0
+        inner[tuple(slice(0, n) for n in part.shape)] = part
+        packed = blosc.compress(inner.reshape(-1).view(np.uint8), b"lz4hc", 5, int(kind.shuffle), 0, kind.itemsize)
+        chunks.append(packed + _crc32c(packed))
+    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
+    offsets = index_bytes(grid) + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
+    index = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
+    return b"".join([index, _crc32c(index), *chunks])
+
+
+def read_index(pread: Pread, size: int, grid: ChunkGrid, where: str) -> npt.NDArray[np.uint64]:
+    """Return the index [chunk, (offset, length)] of a shard of `size` bytes, after checking it.
+
+    Raises:
+        StoreError: checksum wrong, or a chunk missing, outside the shard, over another one, or implausibly short.
+    """
+    head = index_bytes(grid)
+    if size < head:
+        raise StoreError(f"{where}: {size} bytes are too few for an index of {grid.count} chunks")
+    index = np.frombuffer(_checked(pread(0, head), where), "<u8").reshape(grid.count, 2)
+    offsets, lengths = index[:, 0], index[:, 1]
+    if (index == _NEVER_WRITTEN).any():
+        raise StoreError(f"{where}: a chunk was never written")
+    # compared so that no sum can overflow
+    total = np.uint64(size)
+    if (offsets < head).any() or (offsets > total).any() or (lengths > total - np.minimum(offsets, total)).any():
+        raise StoreError(f"{where}: the index points outside the file")
+    order = np.argsort(offsets, kind="stable")
+    if (offsets[order][1:] < (offsets + lengths)[order][:-1]).any():
+        raise StoreError(f"{where}: chunks overlap in the index")
+    if (lengths < BLOSC_HEADER.size + CRC_BYTES).any():
+        raise StoreError(f"{where}: a chunk is shorter than its header")
+    return index
+
+
+def decode_window(
+    pread: Pread, size: int, kind: ArrayKind, shape: Sequence[int], window: Window, where: str
+) -> npt.NDArray[Any]:
+    """Return a spatial window of the array in a shard, all channels, C-contiguous.
+
+    Only the inner chunks that the window touches are read, checked and decompressed.
+
+    Args:
+        pread: reads (offset, length) of the shard.
+        size: of the shard in bytes.
+        kind: which array it is.
+        shape: of the whole array.
+        window: z, y and x slices with start and stop inside the volume.
+        where: names the shard in errors.
+
+    Raises:
+        StoreError: a checksum or a size does not fit.
+    """
+    grid = ChunkGrid.of(shape)
+    index = read_index(pread, size, grid, where)
+    full = (*(slice(0, n) for n in grid.shape[:-3]), *window)
+    result = np.empty(tuple(s.stop - s.start for s in full), np.dtype(kind.dtype).newbyteorder("<"))
+    inner = np.empty(grid.inner, result.dtype)
+    for number, origin in enumerate(_chunk_origins(grid)):
+        spans = [(max(o, s.start), min(o + n, s.stop)) for o, n, s in zip(origin, grid.inner, full, strict=True)]
+        if any(start >= stop for start, stop in spans):
+            continue
+        offset, length = (int(v) for v in index[number])
+        _decode_chunk(pread(offset, length), kind, inner, f"{where}, chunk {number}")
+        source = tuple(slice(a - o, b - o) for (a, b), o in zip(spans, origin, strict=True))
+        target = tuple(slice(a - s.start, b - s.start) for (a, b), s in zip(spans, full, strict=True))
+        result[target] = inner[source]
+    return result
+
+
+def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: npt.NDArray[Any], where: str) -> None:
+    """Check one chunk and decompress it into `inner`, whose size its Blosc header must declare."""
+    packed = _checked(chunk, where)
+    _, _, flags, typesize, n_bytes, block_bytes, packed_bytes = BLOSC_HEADER.unpack(packed[: BLOSC_HEADER.size])
+    if (
+        n_bytes != inner.nbytes
+        or packed_bytes != len(packed)
+        or typesize != kind.itemsize
+        or not 0 < block_bytes <= n_bytes
+        or flags >> 5 != _LZ4_FORMAT
+    ):
+        raise StoreError(
+            f"{where}: the Blosc header declares {n_bytes} bytes in {packed_bytes}, expected {inner.nbytes} "
+            f"in {len(packed)} (lz4)"
+        )
+    try:
+        blosc.decompress(packed, inner)
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"{where}: cannot be decompressed: {error}") from error
+
+
+def _chunk_origins(grid: ChunkGrid) -> Iterator[Sequence[int]]:
+    yield from itertools.product(*(range(0, i * p, i) for i, p in zip(grid.inner, grid.parts, strict=True)))
+
+
+def _crc32c(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
+
+
+def _checked(content: bytes, where: str) -> bytes:
+    """Return `content` without the checksum at its end, which must be right."""
+    body = content[:-CRC_BYTES]
+    if _crc32c(body) != content[-CRC_BYTES:]:
+        raise StoreError(f"{where}: the checksum is wrong, the bytes are damaged; restore the file or compute it again")
+    return body

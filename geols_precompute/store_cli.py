@@ -1,0 +1,143 @@
+"""The command geols-store: what is in a store, is it whole, does it fit this lab's data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, debug_option
+from geols_precompute.store.reader import LabelStore, Store, VolumeStore
+from geols_precompute.store.verify import Status, compare_source, open_store, strange_entries, verify_case
+
+_STORE = click.argument("store", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def store() -> None:
+    """Look at, verify and finalize stores."""
+
+
+@store.command()
+@_STORE
+@debug_option
+def info(store: Path, debug: bool) -> int:
+    """Print a store's digest, recipe, classes and sizes."""
+    opened = open_store(store)
+    total = sum(bytes_ for case in opened.cases for bytes_, _ in opened.metadata(case).files.values())
+    lines = {
+        "format": f"{opened.format} version {opened.geols['version']}",
+        "digest": opened.digest,
+        "recipe": opened.manifest.recipe_id,
+        "cases": f"{len(opened.cases)}, {total / 1e6:.1f} MB",
+        "classes": ", ".join(f"{label.value} {label.name}" for label in opened.classes),
+        "licence": opened.geols.get("licence", "not stated"),
+    }
+    for key, value in lines.items():
+        click.echo(f"{key:<10}{value}")
+    for key, value in sorted(_flattened(opened.recipe).items()):
+        click.echo(f"  {key} = {value}")
+    if isinstance(opened, LabelStore):
+        _print_classes(opened)
+    return EXIT_DONE
+
+
+@store.command()
+@_STORE
+@click.option("--data", type=click.Path(path_type=Path), help="Compare every case with this lab's copy of the data.")
+@debug_option
+def verify(store: Path, data: Path | None, debug: bool) -> int:
+    """Recompute every digest of a store; with --data, compare its sources with a data folder.
+
+    Exit status: 0 all as it should be, 1 some cases are not, 2 the store cannot be opened.
+    """
+    from geols_precompute.progress import show_progress
+
+    opened = open_store(store)
+    findings = strange_entries(opened)
+    with show_progress(len(opened.cases), "verify") as progress:
+        for case in opened.cases:
+            finding = verify_case(opened, case)
+            findings += [finding] if finding else []
+            progress(failed=finding is not None)
+    for finding in findings:
+        click.echo(f"damaged: {finding.case or 'store'}: {finding.problem}", err=True)
+    click.echo(f"{len(opened.cases)} cases, {len(findings)} findings\ndigest  {opened.digest}")
+    differs = _verify_data(opened, data) if data else False
+    return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
+
+
+@store.command()
+@_STORE
+@click.option("--partial", is_flag=True, help="Leave out planned cases that are missing.")
+@debug_option
+def finalize(store: Path, partial: bool, debug: bool) -> int:
+    """Write the manifest over the committed cases of a store whose run was cut short."""
+    from geols_precompute import runlog
+    from geols_precompute.store.writer import committed_cases, remove_abandoned, write_manifest
+
+    if not (store / "zarr.json").exists():
+        raise StoreError(f"{store}: no such store; name the folder that geols-precompute wrote, such as labels.zarr")
+    committed = committed_cases(store)
+    missing = sorted(set(runlog.known_sources(store.parent)) - set(committed))
+    if missing and not partial:
+        raise StoreError(
+            f"{store}: {len(missing)} planned cases are missing, the first is {missing[0]}; run geols-precompute "
+            "again to compute them, or give --partial to leave them out"
+        )
+    remove_abandoned(store)
+    click.echo(f"{len(committed)} cases\ndigest  {write_manifest(store)}")
+    return EXIT_DONE
+
+
+def _verify_data(opened: Store, data: Path) -> bool:
+    """Print how the sources of a store's cases compare with a data folder; return whether anything differs."""
+    from geols_precompute.layouts import discover
+    from geols_precompute.progress import show_progress
+    from geols_precompute.volumes import fingerprint, read_volume
+
+    preprocessing = opened.recipe if isinstance(opened, VolumeStore) else opened.recipe.get("preprocessing", {})
+    modalities = tuple(preprocessing.get("modalities", ()))
+    dataset = discover(data, modalities=modalities)
+    statuses: dict[str, Status] = {}
+    reasons = {problem.case_id: problem.reason for problem in dataset.problems}
+    with show_progress(len(dataset.cases), "compare") as progress:
+        for case in dataset.cases:
+            statuses[case.id] = "extra"
+            if case.id in opened.cases:
+                try:
+                    volume = read_volume(case.images, case.label, modalities=len(modalities))
+                    stored: dict[str, Any] = opened.metadata(case.id).geols.get("source", {})
+                    statuses[case.id] = compare_source(stored, fingerprint(volume).as_json())
+                except (InputError, StoreError) as error:
+                    statuses[case.id], reasons[case.id] = "unreadable", str(error)
+            progress(failed=statuses[case.id] != "same")
+    for name in opened.cases:
+        statuses.setdefault(name, "unreadable" if name in reasons else "missing")
+    for name, status in sorted(statuses.items()):
+        if status != "same":
+            click.echo(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else ""), err=True)
+    counts = Counter(statuses.values())
+    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    return set(counts) != {"same"}
+
+
+def _flattened(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _print_classes(opened: LabelStore) -> None:
+    """Print, per class, in how many cases it is, its seeds, and its fallbacks."""
+    for label in opened.classes[1:]:
+        seeds = [opened.metadata(case).geols["seeds"].get(str(label.value)) for case in opened.cases]
+        found = [entry for entry in seeds if entry]
+        click.echo(
+            f"class {label.value} {label.name}: in {len(found)} cases, {sum(s['count'] for s in found)} seeds, "
+            f"{sum(s['fallbacks'] for s in found)} by fallback"
+        )

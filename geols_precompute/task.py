@@ -1,0 +1,180 @@
+"""Task: one case, from its source files to its commits in both stores. This is what a worker runs."""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from geols_precompute import runlog
+from geols_precompute.cases import Case
+from geols_precompute.compute import CaseMaps, compute_maps
+from geols_precompute.errors import GeolsError, InputError, OutputError
+from geols_precompute.preparation import UInt8Array, class_indices, prepare
+from geols_precompute.recipe import Recipe
+from geols_precompute.runlog import SourceStamp
+from geols_precompute.store.int16 import to_int16
+from geols_precompute.store.verify import compare_source
+from geols_precompute.store.writer import commit_case, committed_case, remove_case
+from geols_precompute.volumes import Volume, fingerprint, read_volume
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One case to compute; everything a worker needs to know."""
+
+    case: Case
+    recipe: Recipe
+    volumes: Path
+    labels: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        case: id.
+        status: computed, unchanged (the sources were touched but hold the same voxels) or failed.
+        error: why it failed, in one line.
+        trace: where it failed, for --debug.
+        sources: the files as they were read.
+        notes: what a person should know about the case.
+        seconds: per step.
+    """
+
+    case: str
+    status: Literal["computed", "unchanged", "failed"]
+    error: str = ""
+    trace: str = ""
+    sources: tuple[SourceStamp, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_case(task: Task) -> Outcome:
+    """Compute and commit one case; a failure that is the case's own becomes a failed outcome.
+
+    Raises:
+        OutputError: the disk is full, so that going on with other cases is of no use.
+    """
+    try:
+        return _run_case(task)
+    except OutputError:
+        raise
+    except GeolsError as error:
+        return Outcome(case=task.case.id, status="failed", error=str(error), trace=traceback.format_exc())
+    except MemoryError:
+        error_text = "out of memory; use fewer --workers, so that each has more"
+        return Outcome(case=task.case.id, status="failed", error=error_text, trace=traceback.format_exc())
+    except Exception as error:
+        # a bug of ours or a library's must not cost the other cases; --debug shows where it was
+        error_text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        return Outcome(case=task.case.id, status="failed", error=error_text, trace=traceback.format_exc())
+
+
+def _run_case(task: Task) -> Outcome:
+    case, recipe = task.case, task.recipe
+    clock = _Clock()
+    stamps = runlog.source_stamps(case.files)
+    volume = read_volume(case.images, case.label, modalities=len(recipe.preprocessing.modalities))
+    clock.lap("read")
+    source = fingerprint(volume).as_json()
+    if stamps != runlog.source_stamps(case.files):
+        raise InputError(f"{case.files[0].parent}: a file of the case changed while it was read; run again")
+    clock.lap("fingerprint")
+    if _is_committed(task.volumes, case.id, source) and _is_committed(task.labels, case.id, source):
+        return Outcome(case=case.id, status="unchanged", sources=stamps, notes=volume.notes, seconds=clock.seconds)
+    values = [label.value for label in recipe.classes]
+    prepared = prepare(volume, spacing=recipe.preprocessing.spacing, clip=recipe.preprocessing.clip)
+    assert prepared.label is not None
+    try:
+        label_ZYX = class_indices(prepared.label, values, ignore=recipe.preprocessing.ignore)
+    except InputError as error:
+        raise InputError(f"{case.label}: {error}") from error
+    clock.lap("prepare")
+    maps = compute_maps(
+        prepared.image, label_ZYX, prepared.geometry.spacing_zyx, parameters=recipe.maps, classes=recipe.classes,
+        modalities=recipe.preprocessing.modalities, case_id=case.id,
+    )  # fmt: skip
+    clock.lap("maps")
+    with writing_to(task.labels.parent):
+        _commit_volume(task, prepared, label_ZYX, volume, source)
+        clock.lap("commit volume")
+        _discard_outdated(task.labels, case.id, source)
+        commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, _label_document(task, maps, source))
+        clock.lap("commit maps")
+    return Outcome(
+        case=case.id, status="computed", sources=stamps, notes=(*volume.notes, *maps.notes), seconds=clock.seconds
+    )
+
+
+def _commit_volume(task: Task, prepared: Volume, label_ZYX: UInt8Array, volume: Volume, source: dict[str, Any]) -> None:
+    if _is_committed(task.volumes, task.case.id, source):
+        return
+    _discard_outdated(task.volumes, task.case.id, source)
+    stored, scale, offset = to_int16(prepared.image)
+    document = {
+        "source": source,
+        "source_geometry": volume.geometry.as_json(),
+        "image": {"scale": scale, "offset": offset},
+    }
+    commit_case(task.volumes, task.case.id, {"image": stored, "label": label_ZYX}, prepared.geometry, document)
+
+
+def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[str, Any]:
+    values = [label.value for label in task.recipe.classes]
+    return {
+        "source": source,
+        "present": [values[index] for index in maps.present],
+        "channels": [values[index] for index in maps.channels],
+        "seeds": {str(values[i]): {"count": s.count, "fallbacks": s.fallbacks} for i, s in maps.seeds.items()},
+        "stats": {
+            str(values[i]): {"mean_distance": s.mean, "min": s.low, "max": s.high} for i, s in maps.statistics.items()
+        },
+    }
+
+
+def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:
+    found = committed_case(root, case)
+    return found is not None and compare_source(found["source"], source) == "same"
+
+
+def _discard_outdated(root: Path, case: str, source: dict[str, Any]) -> None:
+    """Remove a committed case that was made from other sources, or whose files are not whole."""
+    if not _is_committed(root, case, source):
+        remove_case(root, case)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn what an operating system says about an output into an OutputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_IS_FULL:
+            reason = "no space left; free some and run the same command again, it goes on where it stopped"
+        else:
+            reason = f"cannot be written ({error.strerror}); name another folder with --out"
+        raise OutputError(f"{error.filename or folder}: {reason}") from error
+
+
+class _Clock:
+    """Seconds per step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """Book the time since the last lap under `step`."""
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now
