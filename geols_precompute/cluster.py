@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 from geols_precompute import maps
-from geols_precompute.errors import MissingExtraError
 from geols_precompute.geodesic import compile_kernels
 from geols_precompute.pipeline import Executor
 from geols_precompute.recipe import MapParameters
@@ -62,19 +61,13 @@ class OnDask:
 
 @contextmanager
 def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool) -> Iterator[Executor]:
-    """Provide an executor: 0 workers is this process, None is one worker process per core.
-
-    Raises:
-        MissingExtraError: dask is not installed.
-    """
+    """Provide an executor: 0 workers is this process, None is one worker process per core."""
     compile_once(parameters, joint=joint)
     if workers == 0:
         yield InProcess()
         return
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise MissingExtraError("distributed", "precompute") from error
+    from distributed import Client, LocalCluster
+
     count = workers or os.cpu_count() or 1
     cluster = LocalCluster(
         n_workers=count,

@@ -186,7 +186,9 @@ def _brats_folders(root: Path, folders: dict[str, dict[str, Path]], wanted: tupl
         case_id = Path(folder).name
         if missing := [name for name in (*modalities, "seg") if name not in files]:
             kind = "modality" if missing[0] in BRATS_MODALITIES else "label"
-            found.refuse(case_id, f"{Path(folder).parent}: no {kind} {', '.join(missing)}; it has {', '.join(sorted(files))}")
+            found.refuse(
+                case_id, f"{Path(folder).parent}: no {kind} {', '.join(missing)}; it has {', '.join(sorted(files))}"
+            )
         else:
             found.add(case_id, [files[name] for name in modalities], files["seg"])
     cases, problems = found.checked()
@@ -198,7 +200,10 @@ def _flare_folders(root: Path, folders: dict[str, dict[str, Path]], wanted: tupl
     found = CaseList()
     for folder, files in sorted(folders.items()):
         if missing := {"img", "seg"} - files.keys():
-            found.refuse(Path(folder).name, f"{Path(folder).parent}: no file *_{missing.pop()} beside {next(iter(files.values()))}")
+            found.refuse(
+                Path(folder).name,
+                f"{Path(folder).parent}: no file *_{missing.pop()} beside {next(iter(files.values()))}",
+            )
         else:
             found.add(Path(folder).name, [files["img"]], files["seg"])
     cases, problems = found.checked()

@@ -10,9 +10,15 @@ from typing import Any, ParamSpec
 
 import click
 
-from geols_precompute.errors import GeolsError
+from geols_precompute.errors import GeolsError, MissingExtraError
 
 P = ParamSpec("P")
+
+#: The extra that brings each optional package.
+EXTRA_OF = {
+    "numba": "precompute", "scipy": "precompute", "skimage": "precompute", "dask": "precompute",
+    "distributed": "precompute", "torch": "train", "matplotlib": "train",
+}  # fmt: skip
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG = 0, 1, 2
 
@@ -59,12 +65,10 @@ def debug_option(command: Callable[P, int]) -> Callable[P, None]:
     @click.option("--debug", is_flag=True, help="Show where an error came from.")
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        debug = kwargs.pop("debug")
-        kwargs["debug"] = debug
         try:
-            status = command(*args, **kwargs)
+            status = _with_extras(command, *args, **kwargs)
         except GeolsError as error:
-            if debug:
+            if kwargs["debug"]:
                 traceback.print_exc()
             click.echo(f"error: {error}", err=True)
             status = EXIT_WRONG
@@ -74,3 +78,13 @@ def debug_option(command: Callable[P, int]) -> Callable[P, None]:
         sys.exit(status)
 
     return wrapped
+
+
+def _with_extras(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
+    try:
+        return command(*args, **kwargs)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        raise MissingExtraError(package, EXTRA_OF[package]) from error

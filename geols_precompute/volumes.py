@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import os
@@ -26,6 +27,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 GEOMETRY_TOLERANCE = 1e-3
 #: Formats that SimpleITK fills up with zeros when the file ends early, and the bytes of their fixed headers.
 _UNCHECKED_FORMATS = {".nii": 0, ".img": 0, ".gipl": 256, ".vtk": 0}
+#: The NIfTI header's codes of floating-point types.
+_NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -96,14 +99,14 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     Raises:
         InputError: the file cannot be read, is incomplete, or is not a 3-D volume.
     """
-    _require_whole_gzip(path)
+    content = _checked_bytes(path)
     try:
         image = sitk.ReadImage(str(path))
         array = sitk.GetArrayFromImage(image)
     except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?") from error
-    _require_whole_payload(path, image)
+    _require_whole_payload(path, content, image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     elif image.GetDimension() == 3:
@@ -148,41 +151,52 @@ def fingerprint(volume: Volume) -> Fingerprint:
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
-def _require_whole_gzip(path: Path) -> None:
-    """SimpleITK reads a truncated .gz as zeros, so decompress it once and let zlib compare length and checksum."""
-    if not path.name.lower().endswith(".gz"):
-        return
+def _checked_bytes(path: Path) -> memoryview:
+    """Return the bytes of a file, decompressed if it is a .gz; zlib compares its length and checksum.
+
+    SimpleITK reads a truncated .gz as zeros.
+    """
     try:
-        with path.open("rb") as file:
-            decoder = zlib.decompressobj(wbits=31)
-            while block := file.read(1 << 20):
-                while block:
-                    decoder.decompress(block)
-                    block = decoder.unused_data
-                    if decoder.eof:
-                        decoder = zlib.decompressobj(wbits=31) if block else decoder
+        if not path.name.lower().endswith(".gz"):
+            return memoryview(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
+        with gzip.open(path) as file:
+            return memoryview(file.read())
+    except EOFError as error:
+        raise InputError(f"{path}: the gzip file ends early; copy it again from its source") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged gzip file ({error}); copy it again from its source") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except zlib.error as error:
-        raise InputError(f"{path}: damaged gzip file ({error}); copy it again from its source") from error
-    if not decoder.eof:
-        raise InputError(f"{path}: the gzip file ends early; copy it again from its source")
 
 
-def _require_whole_payload(path: Path, image: sitk.Image) -> None:
-    """Compare the file's size with its header, for the uncompressed formats that SimpleITK fills up with zeros."""
-    data = path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
-    header_bytes = _UNCHECKED_FORMATS.get(data.suffix.lower())
-    if header_bytes is None or not data.exists():
+def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -> None:
+    """Compare a file's size with its header, for the formats that SimpleITK fills up with zeros."""
+    # a NIfTI header begins with its size, 348 or 540, in its own byte order
+    order = "<" if content[:1] in (b"\x5c", b"\x1c") else ">"
+    if _suffix(path) == ".hdr":
+        path = path.with_name(path.name.replace(".hdr", ".img"))
+        content = _checked_bytes(path)
+    offset = _UNCHECKED_FORMATS.get(_suffix(path))
+    if offset is None:
         return
-    if image.HasMetaDataKey("bitpix"):
+    bits = 8 * image.GetSizeOfPixelComponent()
+    if nifti := image.HasMetaDataKey("bitpix"):
         bits = int(image.GetMetaData("bitpix"))
-        header_bytes = int(float(image.GetMetaData("vox_offset"))) if data == path else 0
-    else:
-        bits = 8 * image.GetSizeOfPixelComponent()
-    expected = header_bytes + math.prod(image.GetSize()) * image.GetNumberOfComponentsPerPixel() * bits // 8
-    if (found := data.stat().st_size) < expected:
-        raise InputError(f"{data}: {found} bytes where the header needs {expected}; copy it again from its source")
+        offset = 0 if _suffix(path) == ".img" else int(float(image.GetMetaData("vox_offset")))
+    voxels = math.prod(image.GetSize()) * image.GetNumberOfComponentsPerPixel()
+    if len(content) < (expected := offset + voxels * bits // 8):
+        raise InputError(
+            f"{path}: {len(content)} bytes where the header needs {expected}; copy it again from its source"
+        )
+    if nifti and (dtype := _NIFTI_FLOATS.get(image.GetMetaData("datatype"))):
+        # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
+        stored = np.frombuffer(content, np.dtype(dtype).newbyteorder(order), voxels, offset)
+        _require_finite(stored.reshape(image.GetSize()[::-1]), path)
+
+
+def _suffix(path: Path) -> str:
+    """The ending of a file name, a .gz aside: `.nii` for `a.nii.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry) -> None:
@@ -203,7 +217,7 @@ def _require_finite(channel: npt.NDArray[Any], path: Path) -> None:
     with np.errstate(over="ignore"):
         finite = np.isfinite(channel.astype(np.float32))
     if not finite.all():
-        z, y, x = np.argwhere(~finite)[0]
+        z, y, x = np.argwhere(~finite)[0][-3:]
         raise InputError(
             f"{path}: {np.count_nonzero(~finite)} voxels are NaN, infinite or beyond float32, the first at "
             f"z={z}, y={y}, x={x}; replace them"

@@ -128,8 +128,8 @@ def checked_manifest(content: bytes, where: Path, expected: Format) -> Manifest:
     if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in digests):
         raise StoreError(f"{where}: recipe_id, root or an entry of cases is not a SHA-256")
     assert isinstance(cases, dict)
-    if bad := next((name for name in cases if not CASE_ID.fullmatch(name)), None):
-        raise StoreError(f"{where}: {bad!r} is not a case id")
+    if bad := [name for name in cases if not CASE_ID.fullmatch(name)]:
+        raise StoreError(f"{where}: {bad[0]!r} is not a case id")
     if len({name.lower() for name in cases}) < len(cases):
         raise StoreError(f"{where}: two cases have one id, letter case aside")
     return Manifest(

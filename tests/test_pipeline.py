@@ -1,0 +1,248 @@
+"""Runs in process: resume, changed sources, failures that cost nothing else, and outputs that cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ball_case, write
+
+from geols_precompute import runlog, task
+from geols_precompute.cluster import InProcess
+from geols_precompute.errors import OutputError
+from geols_precompute.layouts import discover
+from geols_precompute.pipeline import create_stores, make_plan, run_plan
+from geols_precompute.recipes import assemble_recipe
+from geols_precompute.store.reader import LabelStore, VolumeStore
+
+
+def plan_of(root, out, name="labels", **flags):
+    dataset = discover(root)
+    recipe = assemble_recipe(
+        None, data_classes=dataset.classes, data_modalities=dataset.modalities, data_ignore=dataset.ignore,
+        map_flags=flags,
+    )  # fmt: skip
+    return make_plan(dataset, recipe, out, name)
+
+
+def run(root, out, name="labels", **flags):
+    plan = plan_of(root, out, name, **flags)
+    create_stores(plan)
+    return run_plan(plan, InProcess())
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_volumes_and_maps_are_what_the_files_hold(nnunet, tmp_path):
+    root = nnunet(cases=2, modalities=2)
+    run(root, tmp_path / "out")
+    volumes, labels = VolumeStore.open(tmp_path / "out/volumes.zarr"), LabelStore.open(tmp_path / "out/labels.zarr")
+    assert volumes.cases == labels.cases == ("case_00", "case_01")
+    assert volumes.modalities == ("m0", "m1")
+    assert labels.geols["licence"] == "CC-BY 4.0"
+    for number, case in enumerate(volumes.cases):
+        image, label = ball_case(number, modalities=2)
+        scale, offset = volumes.scale_offset(case)
+        decoded = volumes.image(case) * scale[:, None, None, None] + offset[:, None, None, None]
+        np.testing.assert_array_equal(decoded, image)
+        np.testing.assert_array_equal(volumes.label(case), label)
+        assert volumes.metadata(case).geometry.spacing == (1.0, 1.5, 2.0)
+        assert labels.maps(case).shape == (2, *label.shape)
+        assert labels.present(case) == (0, 1, 2)
+        stored = labels.metadata(case).geols
+        assert stored["source"] == volumes.metadata(case).geols["source"]
+        assert set(stored["seeds"]) == set(stored["stats"]) == {"1", "2"}
+
+
+def test_a_second_run_computes_nothing_and_ends_the_same(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    assert (first.computed, first.finished) == (3, 0)
+    again = run(root, out)
+    assert (again.computed, again.finished, again.digest) == (0, 3, first.digest)
+
+
+def test_another_name_reuses_the_volumes(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    image = out / "volumes.zarr/case_00/image/c/0/0/0/0"
+    before = image.stat().st_mtime_ns
+    other = run(root, out, name="erosion", seeds="erosion")
+    assert other.computed == 3
+    assert other.digest != first.digest
+    assert image.stat().st_mtime_ns == before
+    assert run(root, out).digest == first.digest
+
+
+def test_touched_sources_are_read_again_and_changed_ones_computed_again(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    os.utime(root / "labelsTr/case_01.nii.gz")
+    touched = run(root, out)
+    assert (touched.computed, touched.finished, touched.digest) == (0, 3, first.digest)
+    _, label = ball_case(99)
+    write(label, root / "labelsTr/case_01.nii.gz", spacing=(1.0, 1.5, 2.0))
+    changed = run(root, out)
+    assert (changed.computed, changed.finished) == (1, 2)
+    assert changed.digest != first.digest
+    np.testing.assert_array_equal(VolumeStore.open(out / "volumes.zarr").label("case_01"), label)
+    fresh = run(root, tmp_path / "fresh")
+    assert fresh.digest == changed.digest
+
+
+def test_a_change_seen_by_one_label_store_is_not_missed_by_the_other(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    run(root, out)
+    run(root, out, name="erosion", seeds="erosion")
+    _, label = ball_case(99)
+    write(label, root / "labelsTr/case_01.nii.gz", spacing=(1.0, 1.5, 2.0))
+    run(root, out)
+    assert run(root, out, name="erosion", seeds="erosion").computed == 1
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(nnunet, tmp_path):
+    root, out = nnunet(cases=4), tmp_path / "out"
+    undisturbed = run(root, tmp_path / "whole")
+    plan = plan_of(root, out)
+    create_stores(plan)
+
+    class StopsAfterTwo(InProcess):
+        def run(self, function, tasks):
+            yield from super().run(function, tasks[:2])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, StopsAfterTwo())
+    with (out / runlog.STATE).open("ab") as file:
+        file.write(b'{"case":"case_02","sour')
+    resumed = run(root, out)
+    assert (resumed.computed, resumed.finished, resumed.digest) == (2, 2, undisturbed.digest)
+
+
+def test_a_damaged_committed_case_is_computed_again(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    (out / "labels.zarr/case_01/maps/c/0/0/0/0").write_bytes(b"")
+    shutil.rmtree(out / "volumes.zarr/case_02/label")
+    repaired = run(root, out)
+    assert (repaired.computed, repaired.digest) == (2, first.digest)
+
+
+def test_bad_cases_fail_one_by_one_and_the_rest_goes_on(nnunet, tmp_path):
+    root = nnunet(cases=9)
+    images, labels = root / "imagesTr", root / "labelsTr"
+    _, label = ball_case(0)
+    spacing = (1.0, 1.5, 2.0)
+
+    def image_path(n):
+        return images / f"case_{n:02d}_0000.nii.gz"
+
+    def label_path(n):
+        return labels / f"case_{n:02d}.nii.gz"
+
+    image_path(0).unlink()
+    write(label[:, 1:], label_path(1), spacing=spacing)
+    write(label, label_path(2), spacing=(1.0, 1.5, 2.5))
+    nan = np.full(label.shape, np.nan, np.float32)
+    write(nan, image_path(3), spacing=spacing)
+    write(label * 0, label_path(4), spacing=spacing)
+    write(label * 3, label_path(5), spacing=spacing)
+    write(label.astype(np.float32) * 0.25, label_path(6), spacing=spacing)
+    image_path(7).write_bytes(image_path(7).read_bytes()[:200])
+    summary = run(root, tmp_path / "out")
+    assert summary.computed == 1
+    reasons = {failure.case_id[-1]: failure.reason for failure in summary.failures}
+    for number, says in {
+        "0": "does not exist", "1": "size", "2": "spacing", "3": "NaN", "4": "no voxel of a foreground class",
+        "5": r"label values without a class: 3", "6": "not a whole number", "7": "gzip file ends early",
+    }.items():  # fmt: skip
+        assert says in reasons[number], (number, reasons[number])
+        assert "\n" not in reasons[number]
+        assert f"case_0{number}" in reasons[number]
+    written = records(tmp_path / "out/failures.jsonl")
+    assert [r["reason"] for r in written] == [failure.reason for failure in summary.failures]
+    assert LabelStore.open(tmp_path / "out/labels.zarr").cases == ("case_08",)
+    # mended data: the next run takes up the rest and the list of failures is empty
+    shutil.rmtree(root)
+    nnunet(cases=9)
+    assert run(root, tmp_path / "out").failures == ()
+    assert records(tmp_path / "out/failures.jsonl") == []
+
+
+def test_a_source_that_changes_while_it_is_read_is_caught(nnunet, tmp_path, monkeypatch):
+    root = nnunet(cases=1)
+    read = task.read_volume
+
+    def read_and_touch(images, label, **options):
+        volume = read(images, label, **options)
+        os.utime(label)
+        return volume
+
+    monkeypatch.setattr(task, "read_volume", read_and_touch)
+    summary = run(root, tmp_path / "out")
+    assert "changed while it was read" in summary.failures[0].reason
+
+
+def test_an_unexpected_error_costs_one_case_only(nnunet, tmp_path, monkeypatch):
+    root = nnunet()
+    compute = task.compute_maps
+
+    def fails_once(*args, case_id, **options):
+        if case_id == "case_01":
+            raise ZeroDivisionError("oops")
+        return compute(*args, case_id=case_id, **options)
+
+    monkeypatch.setattr(task, "compute_maps", fails_once)
+    summary = run(root, tmp_path / "out")
+    assert summary.computed == 2
+    assert summary.failures[0].reason == "unexpected ZeroDivisionError: oops (--debug shows where)"
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(nnunet, tmp_path, monkeypatch):
+    import errno
+
+    root, out = nnunet(), tmp_path / "out"
+    commit = task.commit_case
+    calls = []
+
+    def full_after_three(*args):
+        calls.append(args[1])
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(out / "x"))
+        return commit(*args)
+
+    monkeypatch.setattr(task, "commit_case", full_after_three)
+    with pytest.raises(OutputError, match="no space left; free some and run the same command again"):
+        run(root, out)
+    monkeypatch.undo()
+    resumed = run(root, out)
+    assert (resumed.computed, resumed.finished) == (2, 1)
+
+
+def test_an_output_that_is_a_file_is_refused(nnunet, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="--out"):
+        run(nnunet(), tmp_path / "out")
+
+
+def test_training_hints_change_no_digest_of_the_labels(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    path = out / "volumes.zarr/zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"]["geols"]["training"]["crop"] = [8, 8, 8]
+    path.write_text(json.dumps(document))
+    assert run(root, out).digest == first.digest
+    assert VolumeStore.open(out / "volumes.zarr").geols["training"]["crop"] is None
+
+
+def test_the_run_is_logged_per_case(nnunet, tmp_path):
+    run(nnunet(), tmp_path / "out")
+    log = records(tmp_path / "out/run.jsonl")
+    assert [record["case"] for record in log] == ["case_00", "case_01", "case_02"]
+    assert {"read", "maps", "commit maps"} <= set(log[0]["seconds"])
