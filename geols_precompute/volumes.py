@@ -158,7 +158,7 @@ def _checked_bytes(path: Path) -> memoryview:
     """
     try:
         if not path.name.lower().endswith(".gz"):
-            return memoryview(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
+            return np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b"")
         with gzip.open(path) as file:
             return memoryview(file.read())
     except EOFError as error:
@@ -172,7 +172,7 @@ def _checked_bytes(path: Path) -> memoryview:
 def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -> None:
     """Compare a file's size with its header, for the formats that SimpleITK fills up with zeros."""
     # a NIfTI header begins with its size, 348 or 540, in its own byte order
-    order = "<" if content[:1] in (b"\x5c", b"\x1c") else ">"
+    little_endian = bytes(content[:1]) in (b"\x5c", b"\x1c")
     if _suffix(path) == ".hdr":
         path = path.with_name(path.name.replace(".hdr", ".img"))
         content = _checked_bytes(path)
@@ -190,7 +190,7 @@ def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -
         )
     if nifti and (dtype := _NIFTI_FLOATS.get(image.GetMetaData("datatype"))):
         # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
-        stored = np.frombuffer(content, np.dtype(dtype).newbyteorder(order), voxels, offset)
+        stored = np.frombuffer(content, np.dtype(dtype).newbyteorder("<" if little_endian else ">"), voxels, offset)
         _require_finite(stored.reshape(image.GetSize()[::-1]), path)
 
 

@@ -13,7 +13,7 @@ from geols_precompute.seeds import class_seeds
 from geols_precompute.volumes import read_volume
 
 pytest.importorskip("GeodisTK", reason="GeodisTK is not installed; make test builds it")
-from published import published_maps  # noqa: E402
+from published import published_maps
 
 ENGINES = ("numba", "geodistk")
 

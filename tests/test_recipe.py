@@ -160,7 +160,7 @@ def test_an_unknown_recipe_lists_the_bundled_ones():
 
 
 def test_nothing_names_the_classes():
-    with pytest.raises(RecipeError, match="--recipe .* or --classes"):
+    with pytest.raises(RecipeError, match=r"--recipe .* or --classes"):
         assemble_recipe(None, data_classes=None, data_modalities=("ct",))
 
 

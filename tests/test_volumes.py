@@ -98,7 +98,8 @@ def test_axes_that_are_not_orthonormal_are_mended_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"spacing": (1, 1, 1.01)}, "spacing"), ({"origin": (0, 0.5, 0)}, "origin"), ({"direction": TILTED}, "direction"),
+        ({"spacing": (1, 1, 1.01)}, "spacing"), ({"origin": (0, 0.5, 0)}, "origin"),
+        ({"direction": TILTED}, "direction"),
     ],
 )  # fmt: skip
 def test_grids_that_differ_are_refused(tmp_path, change, says):

@@ -1,0 +1,39 @@
+# make demo       set up .venv and run the demo
+# make test       set up what the tests need, check the code, run the tests
+# make test-slow  the tests that take minutes
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+# GeodisTK has no wheel and predates NumPy 2. Old setuptools reads CFLAGS, new ones CXXFLAGS; without -O3 it is 5 times slower.
+GEODISTK_FLAGS := -DNDEBUG -fwrapv -O3 -DNPY_IN_ARRAY=NPY_ARRAY_IN_ARRAY
+
+.PHONY: demo test test-slow check clean
+
+demo: .venv/.demo
+	$(BIN)/python workflows/demo.py
+
+test: check
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e ".[dev]" setuptools wheel
+	CFLAGS="$(GEODISTK_FLAGS)" CXXFLAGS="$(GEODISTK_FLAGS)" $(INSTALL) --no-build-isolation GeodisTK
+	touch $@
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
