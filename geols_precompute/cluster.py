@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -16,6 +16,8 @@ from geols_precompute.task import Outcome, Task
 
 #: Tasks handed to the cluster per worker: one to work on, one waiting, so that no worker idles.
 LOOK_AHEAD = 2
+#: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
+WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
 
 
 class InProcess:
@@ -66,15 +68,17 @@ def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool
     if workers == 0:
         yield InProcess()
         return
+    from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster
 
-    count = workers or os.cpu_count() or 1
+    count = workers or CPU_COUNT
     cluster = LocalCluster(
         n_workers=count,
         threads_per_worker=1,
         memory_limit="auto",
         dashboard_address=None,
-        env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"},
+        silence_logs=logging.CRITICAL,
+        env=WORKER_ENVIRONMENT,
     )
     with cluster, Client(cluster) as client:
         yield OnDask(client, count)

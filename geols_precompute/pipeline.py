@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from geols_precompute import runlog
 from geols_precompute.cases import Dataset, Problem
+from geols_precompute.errors import OutputError
 from geols_precompute.recipe import Recipe
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.writer import committed_cases, create_store, write_manifest
@@ -88,26 +90,30 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
     """
     failures = list(plan.problems)
     notes: list[Problem] = []
-    computed = 0
-    for outcome in executor.run(run_case, plan.tasks):
-        on_outcome(outcome)
-        runlog.append(plan.out / runlog.RUN, _run_record(outcome))
-        notes += [Problem(case_id=outcome.case, reason=note) for note in outcome.notes]
-        if outcome.status == "failed":
-            failures.append(Problem(case_id=outcome.case, reason=outcome.error))
-        else:
-            computed += outcome.status == "computed"
-            runlog.append(plan.out / runlog.STATE, {"case": outcome.case, "sources": outcome.sources})
-    failures.sort(key=lambda failure: failure.case_id)
-    failure_file = plan.out / runlog.FAILURES
-    failure_file.unlink(missing_ok=True)
-    runlog.append(failure_file, *({"case": f.case_id, "reason": f.reason} for f in failures))
-    write_manifest(plan.out / VOLUMES)
+    counts: Counter[str] = Counter()
+    with writing_to(plan.out):
+        for outcome in executor.run(run_case, plan.tasks):
+            on_outcome(outcome)
+            _log(plan.out, outcome)
+            counts[outcome.status] += 1
+            notes += [Problem(case_id=outcome.case, reason=note) for note in outcome.notes]
+            if outcome.status == "unwritable":
+                raise OutputError(outcome.error)
+            if outcome.status == "failed":
+                failures.append(Problem(case_id=outcome.case, reason=outcome.error))
+        failures.sort(key=lambda failure: failure.case_id)
+        (plan.out / runlog.FAILURES).unlink(missing_ok=True)
+        runlog.append(plan.out / runlog.FAILURES, *({"case": f.case_id, "reason": f.reason} for f in failures))
+        write_manifest(plan.out / VOLUMES)
+        digest = write_manifest(plan.labels)
     return Summary(
-        labels=plan.labels, digest=write_manifest(plan.labels), computed=computed,
-        finished=len(plan.finished) + len(plan.tasks) - computed - (len(failures) - len(plan.problems)),
-        failures=tuple(failures), notes=tuple(notes),
-    )  # fmt: skip
+        labels=plan.labels,
+        digest=digest,
+        computed=counts["computed"],
+        finished=len(plan.finished) + counts["unchanged"],
+        failures=tuple(failures),
+        notes=tuple(notes),
+    )
 
 
 def create_stores(plan: Plan) -> None:
@@ -132,6 +138,10 @@ def create_stores(plan: Plan) -> None:
         runlog.append(plan.out / runlog.STATE, *({"case": case} for case in planned if case not in known))
 
 
-def _run_record(outcome: Outcome) -> dict[str, Any]:
+def _log(out: Path, outcome: Outcome) -> None:
+    """Book an outcome in the run log, and the sources of a case that is committed now in the state."""
     seconds = {step: round(value, 4) for step, value in outcome.seconds.items()}
-    return {"case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds}
+    record = {"case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds}
+    runlog.append(out / runlog.RUN, record)
+    if outcome.status in ("computed", "unchanged"):
+        runlog.append(out / runlog.STATE, {"case": outcome.case, "sources": outcome.sources})

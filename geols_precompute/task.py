@@ -42,7 +42,8 @@ class Outcome:
 
     Attributes:
         case: id.
-        status: computed, unchanged (the sources were touched but hold the same voxels) or failed.
+        status: computed, unchanged (the sources were touched but hold the same voxels), failed, or unwritable (the
+            output, so that going on with other cases is of no use).
         error: why it failed, in one line.
         trace: where it failed, for --debug.
         sources: the files as they were read.
@@ -51,7 +52,7 @@ class Outcome:
     """
 
     case: str
-    status: Literal["computed", "unchanged", "failed"]
+    status: Literal["computed", "unchanged", "failed", "unwritable"]
     error: str = ""
     trace: str = ""
     sources: tuple[SourceStamp, ...] = ()
@@ -60,24 +61,20 @@ class Outcome:
 
 
 def run_case(task: Task) -> Outcome:
-    """Compute and commit one case; a failure that is the case's own becomes a failed outcome.
-
-    Raises:
-        OutputError: the disk is full, so that going on with other cases is of no use.
-    """
+    """Compute and commit one case; whatever goes wrong becomes an outcome, so that no other case suffers."""
+    status: Literal["failed", "unwritable"] = "failed"
     try:
         return _run_case(task)
-    except OutputError:
-        raise
+    except OutputError as error:
+        status, reason = "unwritable", str(error)
     except GeolsError as error:
-        return Outcome(case=task.case.id, status="failed", error=str(error), trace=traceback.format_exc())
+        reason = str(error)
     except MemoryError:
-        error_text = "out of memory; use fewer --workers, so that each has more"
-        return Outcome(case=task.case.id, status="failed", error=error_text, trace=traceback.format_exc())
+        reason = "out of memory; use fewer --workers, so that each has more"
     except Exception as error:
-        # a bug of ours or a library's must not cost the other cases; --debug shows where it was
-        error_text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-        return Outcome(case=task.case.id, status="failed", error=error_text, trace=traceback.format_exc())
+        # a bug of ours or a library's must not cost the other cases either
+        reason = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    return Outcome(case=task.case.id, status=status, error=reason, trace=traceback.format_exc())
 
 
 def _run_case(task: Task) -> Outcome:
@@ -158,6 +155,8 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Turn what an operating system says about an output into an OutputError that says what to do."""
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         if error.errno in _DISK_IS_FULL:
             reason = "no space left; free some and run the same command again, it goes on where it stopped"

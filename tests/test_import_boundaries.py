@@ -40,7 +40,7 @@ ALLOWED = {
     "compute": {"geodesic", "maps", "preparation", "recipe", "seeds"},
     "runlog": {"digests"},
     "task": {"cases", "compute", "errors", "preparation", "recipe", "runlog", "store", "volumes"},
-    "pipeline": {"cases", "recipe", "runlog", "store", "task"},
+    "pipeline": {"cases", "errors", "recipe", "runlog", "store", "task"},
 }
 
 
