@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from geols_precompute import maps
+from geols_precompute.errors import ClusterError
 from geols_precompute.geodesic import compile_kernels
 from geols_precompute.pipeline import Executor
 from geols_precompute.recipe import MapParameters
@@ -63,7 +64,11 @@ class OnDask:
 
 @contextmanager
 def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool) -> Iterator[Executor]:
-    """Provide an executor: 0 workers is this process, None is one worker process per core."""
+    """Provide an executor: 0 workers is this process, None is one worker process per core.
+
+    Raises:
+        ClusterError: the worker processes do not start.
+    """
     compile_once(parameters, joint=joint)
     if workers == 0:
         yield InProcess()
@@ -72,14 +77,17 @@ def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool
     from distributed import Client, LocalCluster
 
     count = workers or CPU_COUNT
-    cluster = LocalCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        memory_limit="auto",
-        dashboard_address=None,
-        silence_logs=logging.CRITICAL,
-        env=WORKER_ENVIRONMENT,
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            memory_limit="auto",
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            env=WORKER_ENVIRONMENT,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise ClusterError(f"the local cluster of {count} workers did not start ({error}); try --workers 0") from error
     with cluster, Client(cluster) as client:
         yield OnDask(client, count)
 

@@ -23,6 +23,10 @@ class OutputError(GeolsError, OSError):
     """The output cannot be written; nothing that is committed is lost."""
 
 
+class ClusterError(GeolsError, RuntimeError):
+    """The workers that should compute cannot be had."""
+
+
 class MissingExtraError(GeolsError, ImportError):
     """An optional package is not installed; the message holds the pip command."""
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def commit_case(
     format_ = _format_of(root)
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
-    with _temporary_folder(root) as folder:
+    with _temporary(root, Path.mkdir) as folder:
         files: dict[str, dict[str, Any]] = {}
         digests = {}
         for kind in ARRAYS[format_]:
@@ -146,13 +146,11 @@ def write_manifest(root: Path) -> str:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the temporary folders of writers that are gone; a living writer holds a lock on its folder."""
+    """Remove what writers that are gone left behind; a living writer holds a lock on its temporary folder or file."""
     for path in root.glob(f"{TEMPORARY_PREFIX}*"):
         with suppress(OSError):
-            if path.is_dir() and not path.is_symlink() and _abandoned(path):
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.is_file() and _old(path):
-                path.unlink()
+            if not path.is_symlink() and _abandoned(path):
+                _remove(path)
 
 
 def _format_of(root: Path) -> Format:
@@ -162,35 +160,43 @@ def _format_of(root: Path) -> Format:
 
 
 @contextmanager
-def _temporary_folder(root: Path) -> Iterator[Path]:
-    """Make a locked folder beside the cases, and remove it if it was not renamed."""
-    folder = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Make a locked file or folder beside the cases, and remove it if it was not renamed."""
+    while True:
+        path = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        make(path)
+        descriptor = os.open(path, os.O_RDONLY)
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # another run may have cleaned it away before the lock was held; then begin again
+        if path.exists():
+            break
+        os.close(descriptor)
+    try:
+        yield path
     finally:
         os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(path)
 
 
-def _abandoned(folder: Path) -> bool:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return _old(folder)
+        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS
     finally:
         os.close(descriptor)
     return True
-
-
-def _old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS
 
 
 def _rename_or_compare(folder: Path, target: Path, content: bytes) -> None:
@@ -217,12 +223,9 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _replace_file(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    try:
+    with _temporary(path.parent, Path.touch) as temporary:
         _write_synced(temporary, content)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
