@@ -162,21 +162,30 @@ def _format_of(root: Path) -> Format:
 @contextmanager
 def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """Make a locked file or folder beside the cases, and remove it if it was not renamed."""
-    while True:
+    descriptor = None
+    while descriptor is None:
         path = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         make(path)
-        descriptor = os.open(path, os.O_RDONLY)
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # another run may have cleaned it away before the lock was held; then begin again
-        if path.exists():
-            break
-        os.close(descriptor)
+        descriptor = _lock(path)
     try:
         yield path
     finally:
         os.close(descriptor)
         _remove(path)
+
+
+def _lock(path: Path) -> int | None:
+    """Return a descriptor that holds a lock on `path`, or None if another run cleaned it away before."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if path.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _remove(path: Path) -> None:
