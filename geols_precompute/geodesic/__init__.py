@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Literal
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ALGORITHM_VERSION", "compile_kernels", "geodesic_distance"]
-
-ALGORITHM_VERSION: Mapping[str, int] = MappingProxyType({"numba": 1, "geodistk": 1})
-"""Version of each engine's arithmetic, for stored recipes: it rises when any distance changes in any bit."""
+__all__ = ["compile_kernels", "geodesic_distance"]
 
 
 def geodesic_distance(
