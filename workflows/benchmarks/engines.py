@@ -24,26 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
+from inputs import DATA, Case, load_ct, load_mr
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.morphology import skeletonize
 
 from geols_precompute.geodesic import geodesic_distance
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ORACLE = "GeodisTK, 4 iterations"
 SWEEPS_UNTIL_NOTHING_CHANGES = 100_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """Inputs of a benchmark: images [modality,z,y,x], seeds [class,z,y,x], spacing (z,y,x) in mm."""
-
-    name: str
-    images: NDArray[np.float32]
-    seeds: NDArray[np.bool_]
-    spacing: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,45 +81,6 @@ def fast_geodis(image: NDArray[np.float32], seeds: NDArray[np.bool_], spacing: S
     return np.stack([distance[0, 0].numpy() for distance in maps])
 
 
-def read(path: Path) -> NDArray[Any]:
-    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-
-
-def skeletons(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:
-    return np.stack([skeletonize(labels == value).astype(bool) for value in values])
-
-
-def only_file(folder: Path, pattern: str) -> Path:
-    (path,) = folder.rglob(pattern)
-    return path
-
-
-def load_ct(data: Path, quick: bool) -> Case:
-    shape = (40, 56, 72) if quick else (112, 160, 208)
-    folder = data / "flare" / "ct_001"
-    image, labels = read(only_file(folder, "*img*")), read(only_file(folder, "*seg*"))
-    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
-    finer = ndimage.zoom(image.astype(np.float32), factors, order=1)
-    low, high = np.percentile(finer, [0.5, 99.5])
-    noise = np.random.default_rng(0).normal(0, 12, shape)  # HU; upsampling has smoothed the scanner's own away
-    seeds = skeletons(ndimage.zoom(labels, factors, order=0), (1, 2, 3, 4))
-    finer = np.clip(finer + noise, low, high).astype(np.float32)
-    return Case(name="CT, 4 classes", images=finer[np.newaxis], seeds=seeds, spacing=(2.5, 2.0, 2.0))
-
-
-def load_mr(data: Path, quick: bool) -> Case:
-    shape = (40, 56, 72) if quick else (128, 192, 192)
-    folder = data / "brats" / "BraTS-GLI-00001-000"
-    volumes = {name: read(only_file(folder, f"*_{name}.nii*")) for name in ("t1", "t1ce", "t2", "flair", "seg")}
-    labels = volumes.pop("seg")
-    centre = [int(place) for place in ndimage.center_of_mass(labels > 0)] if quick else [n // 2 for n in labels.shape]
-    starts = [min(max(0, c - n // 2), m - n) for c, n, m in zip(centre, shape, labels.shape, strict=True)]
-    window = tuple(slice(start, start + n) for start, n in zip(starts, shape, strict=True))
-    images = np.stack([volume[window].astype(np.float32) for volume in volumes.values()])
-    seeds = skeletons(labels[window], (1, 2, 3))
-    return Case(name="MR, 4 modalities × 3 classes", images=images, seeds=seeds, spacing=(1.0, 1.0, 1.0))
-
-
 def time_in_turn(case: Case, engines: Sequence[Engine], repeats: int) -> dict[str, float]:
     """Median seconds per engine; a first round warms caches and is not counted, except for the slow oracle."""
     seconds: dict[str, list[float]] = {engine.name: [] for engine in engines}
@@ -176,7 +124,8 @@ def check(case: Case) -> None:
 def peak_mebibytes(engine_index: int, case: Case) -> float:
     """Run in a fresh process: the peak of resident memory above what was resident before the run."""
     engine = make_engines()[engine_index]
-    crop = Case(name="", images=case.images[:, :2, :2, :2], seeds=np.ones((4, 2, 2, 2), bool), spacing=case.spacing)
+    labels = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 0]]], np.uint8)
+    crop = Case(name="", images=case.images[:, :2, :2, :2], labels=labels, classes=1, spacing=case.spacing)
     engine.run(crop)  # load the compiled kernels
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _status_mebibytes("VmRSS")
@@ -215,12 +164,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small crops and two repeats")
     parser.add_argument("--case", choices=["ct", "mr"], help="only one of the two cases")
     arguments = parser.parse_args()
-    data = Path(os.environ.get("GEOLS_TEST_DATA", REPOSITORY / ".." / "shared" / "data"))
     repeats = 2 if arguments.quick else arguments.repeats
     print(f"Medians of {repeats} runs in turn, {os.cpu_count()} cores.")
     for name, load in {"ct": load_ct, "mr": load_mr}.items():
         if arguments.case in (None, name):
-            report(load(data, arguments.quick), make_engines(), repeats)
+            report(load(DATA, arguments.quick), make_engines(), repeats)
 
 
 if __name__ == "__main__":
