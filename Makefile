@@ -3,7 +3,7 @@
 # make test-slow  the tests that take minutes
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 # GeodisTK has no wheel and predates NumPy 2. Old setuptools reads CFLAGS, new ones CXXFLAGS; without -O3 it is 5 times slower.
 GEODISTK_FLAGS := -DNDEBUG -fwrapv -O3 -DNPY_IN_ARRAY=NPY_ARRAY_IN_ARRAY
 
