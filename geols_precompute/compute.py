@@ -103,15 +103,18 @@ def float_maps(
 ) -> FloatMaps:
     """Return the maps of K seed masks: per modality and averaged, or of one joint distance."""
     groups = image_MZYX[np.newaxis] if parameters.modalities == "joint" else image_MZYX[:, np.newaxis]
-    sums = np.zeros(masks_KZYX.shape, np.float32)
-    distances = np.empty_like(sums)
+    sums = np.empty(masks_KZYX.shape, np.float32)
+    distances = sums
     found: list[list[DistanceStatistics]] = []
-    for group_MZYX in groups:
+    for number, group_MZYX in enumerate(groups):
         geodesic_distance(
             group_MZYX, masks_KZYX, spacing, metric=parameters.metric, lam=parameters.lam, gamma=parameters.gamma,
             iterations=parameters.iterations, engine=parameters.engine, out=distances,
         )  # fmt: skip
-        found.append([add_map(d, parameters.decay, s) for d, s in zip(distances, sums, strict=True)])
+        pairs = zip(distances, sums, strict=True)
+        found.append([add_map(d, parameters.decay, s, start=number == 0) for d, s in pairs])
+        # the first distances become the first maps in place; only further modalities need room of their own
+        distances = np.empty_like(sums) if number == 0 and len(groups) > 1 else distances
     statistics = tuple(
         DistanceStatistics(
             mean=sum(s.mean for s in of_class) / len(of_class),

@@ -6,19 +6,17 @@ give the same bytes on every processor and with every version of the mathematics
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from geols_precompute.kernels import jit
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 Decay = float | Literal["mean"]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,9 @@ class DistanceStatistics:
     high: float
 
 
-def add_map(distances_ZYX: Float32Array, decay: Decay, sum_ZYX: Float32Array) -> DistanceStatistics:
+def add_map(
+    distances_ZYX: Float32Array, decay: Decay, sum_ZYX: Float32Array, *, start: bool = False
+) -> DistanceStatistics:
     """Add the map g of one class's distances to `sum_ZYX`, in place, and return the distances' statistics.
 
     g = exp(-D / mean(D)), or exp(-k·D) for a number k per mm (GeoLS eq. 5), then (g - min) / (max - min), over the
@@ -39,18 +39,19 @@ def add_map(distances_ZYX: Float32Array, decay: Decay, sum_ZYX: Float32Array) ->
     Args:
         distances_ZYX: float32, C-contiguous, finite, not negative.
         decay: "mean", or k.
-        sum_ZYX: float32, the same shape.
+        sum_ZYX: float32, the same shape; it may be `distances_ZYX` itself.
+        start: whether this is the first map, so that what `sum_ZYX` holds does not count.
     """
     flat_distances, flat_sum = distances_ZYX.reshape(-1), sum_ZYX.reshape(-1)
     total, low, high = _sum_low_high(flat_distances)
     mean = total / distances_ZYX.size
-    rate = decay if decay != "mean" else (1 / mean if mean > 0 else math.inf)
-    g_high = _exp_of_negative(np.float32(low), np.float32(rate)) if math.isfinite(rate) else 0.0
-    g_low = _exp_of_negative(np.float32(high), np.float32(rate)) if math.isfinite(rate) else 0.0
+    rate = np.float32(decay if decay != "mean" else 1 / mean if mean > 0 else 0)
+    g_high, g_low = _exp_of_negative(np.float32(low), rate), _exp_of_negative(np.float32(high), rate)
     if g_high > g_low:
-        _add_decayed(flat_distances, np.float32(rate), np.float32(g_low), np.float32(1 / (g_high - g_low)), flat_sum)
+        scale = np.float32(1 / (g_high - g_low))
+        _add_decayed(flat_distances, rate, np.float32(g_low), scale, start, flat_sum)
     else:
-        flat_sum += flat_distances == 0
+        _add_seeds(flat_distances, start, flat_sum)
     return DistanceStatistics(mean=mean, low=float(low), high=float(high))
 
 
@@ -63,14 +64,11 @@ def compile_kernels() -> None:
     """Compile every kernel of this module into numba's cache on disk, before workers start."""
     sums = np.zeros((1, 1, 2), np.float32)
     add_map(np.array([[[0, 1]]], np.float32), "mean", sums)
+    add_map(np.array([[[1, 1]]], np.float32), "mean", sums)
     quantise(sums, 1, np.empty((1, 1, 2), np.uint8))
 
 
-def _jit(function: _F) -> _F:
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
-@_jit
+@jit
 def _sum_low_high(values: Float32Array) -> tuple[float, np.float32, np.float32]:
     total, low, high = 0.0, values[0], values[0]
     for value in values:
@@ -80,7 +78,7 @@ def _sum_low_high(values: Float32Array) -> tuple[float, np.float32, np.float32]:
     return total, low, high
 
 
-@_jit
+@jit
 def _exp_of_negative(distance: np.float32, rate: np.float32) -> np.float32:
     """exp(-distance·rate) to 1.2e-7 relative, by additions and multiplications only.
 
@@ -102,19 +100,27 @@ def _exp_of_negative(distance: np.float32, rate: np.float32) -> np.float32:
     return exp_r * power_of_two
 
 
-@_jit
+@jit
 def _add_decayed(
-    distances: Float32Array, rate: np.float32, g_low: np.float32, scale: np.float32, total: Float32Array
+    distances: Float32Array, rate: np.float32, g_low: np.float32, scale: np.float32, start: bool, total: Float32Array
 ) -> None:
     one, zero = np.float32(1), np.float32(0)
     for i in range(distances.size):
         g = (_exp_of_negative(distances[i], rate) - g_low) * scale
         # rounding may leave [0, 1] by a bit
         g = g if g < one else one
-        total[i] += g if g > zero else zero
+        g = g if g > zero else zero
+        total[i] = g if start else total[i] + g
 
 
-@_jit
+@jit
+def _add_seeds(distances: Float32Array, start: bool, total: Float32Array) -> None:
+    for i in range(distances.size):
+        g = np.float32(distances[i] == 0)
+        total[i] = g if start else total[i] + g
+
+
+@jit
 def _quantise(total: Float32Array, count: np.float32, stored: UInt8Array) -> None:
     for i in range(total.size):
         stored[i] = np.uint8(np.rint(total[i] / count * np.float32(255)))

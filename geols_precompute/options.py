@@ -16,7 +16,7 @@ P = ParamSpec("P")
 
 #: The extra that brings each optional package.
 EXTRA_OF = {
-    "numba": "precompute", "scipy": "precompute", "skimage": "precompute", "dask": "precompute",
+    "numba": "precompute", "scipy": "precompute", "dask": "precompute",
     "distributed": "precompute", "torch": "train", "matplotlib": "train",
 }  # fmt: skip
 

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.morphology import ball, skeletonize
+
+from geols_precompute.thinning import skeleton
 
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
 _26_NEIGHBOURS = np.ones((3, 3, 3), bool)
+_6_NEIGHBOURS = ndimage.generate_binary_structure(3, 1)  # with the voxel itself, the ball of radius 1
 
 
 def class_seeds(
@@ -47,7 +49,7 @@ def class_seeds(
     box = bounding_box(class_ZYX)
     inside = class_ZYX[box]
     if strategy == "skeleton":
-        seeds = _skeleton(inside)
+        seeds = skeleton(inside)
     elif strategy == "erosion":
         seeds = _erosion(class_ZYX)[box]
     elif strategy == "boundary":
@@ -69,14 +71,9 @@ def bounding_box(mask_ZYX: BoolArray) -> Box:
     return ndimage.find_objects(mask_ZYX.view(np.uint8))[0]
 
 
-def _skeleton(inside: BoolArray) -> BoolArray:
-    """Lee's 3-D thinning; on the bounding box plus one voxel it equals that of the whole volume."""
-    return skeletonize(np.pad(inside, 1))[1:-1, 1:-1, 1:-1].astype(bool)
-
-
 def _erosion(class_ZYX: BoolArray) -> BoolArray:
     """Erosion by a ball of radius 1; beyond the volume counts as inside the class, as in scikit-image."""
-    return ndimage.binary_erosion(class_ZYX, ball(1), border_value=1)
+    return ndimage.binary_erosion(class_ZYX, _6_NEIGHBOURS, border_value=1)
 
 
 def _boundary(class_ZYX: BoolArray, ignore_ZYX: BoolArray | None) -> BoolArray:

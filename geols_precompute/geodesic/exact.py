@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 
 from geols_precompute.geodesic.metric import Metric, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
-from geols_precompute.geodesic.simd import LANES, jit, prefetch
+from geols_precompute.geodesic.simd import LANES, prefetch
+from geols_precompute.kernels import jit
 
 TILE = 8
 SWEEPS_PER_VISIT = 4  # a tile not finished by then is queued again: its border may have changed meanwhile

@@ -43,8 +43,9 @@ from numpy.typing import NDArray
 
 from geols_precompute.geodesic.metric import Metric, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
-from geols_precompute.geodesic.simd import LANES, jit, prefetch
+from geols_precompute.geodesic.simd import LANES, prefetch
 from geols_precompute.geodesic.workspace import scratch
+from geols_precompute.kernels import jit
 
 _PREFETCH = 64  # addresses beyond the plane ahead; a quarter faster than none
 

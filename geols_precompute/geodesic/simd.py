@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic as _numba_intrinsic
@@ -24,15 +23,6 @@ LANES = 16
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def jit(function: _Function) -> _Function:
-    """Compile as every kernel here is: cached on disk, without the GIL, without fast math.
-
-    numba notices a change in the kernel's own file only; after a change in `simd` or `metric`, delete ``__pycache__``.
-    """
-    return numba.njit(function, cache=True, nogil=True, error_model="numpy")
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

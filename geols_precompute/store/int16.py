@@ -16,17 +16,23 @@ def to_int16(image_MZYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16]
     stored = np.empty(image_MZYX.shape, np.int16)
     scales, offsets = [], []
     for source, target in zip(image_MZYX, stored, strict=True):
-        scale, offset = _scale_offset(source)
-        np.copyto(target, np.clip(np.rint((source - np.float64(offset)) / scale), _LOW, _HIGH), casting="unsafe")
+        scale, offset = _fill(source, target)
         scales.append(scale)
         offsets.append(offset)
     return stored, scales, offsets
 
 
-def _scale_offset(modality_ZYX: npt.NDArray[np.float32]) -> tuple[float, float]:
-    low, high = float(modality_ZYX.min()), float(modality_ZYX.max())
-    if high - low <= _HIGH - _LOW and np.array_equal(np.rint(modality_ZYX), modality_ZYX):
-        fits = low >= _LOW and high <= _HIGH
-        return 1.0, 0.0 if fits else low - _LOW
-    scale = (high - low) / (_HIGH - _LOW) or 1.0  # 1 for a constant image
-    return scale, low - _LOW * scale
+def _fill(source: npt.NDArray[np.float32], target: npt.NDArray[np.int16]) -> tuple[float, float]:
+    """Write one modality [z,y,x] to `target` and return its scale and offset."""
+    low, high = float(source.min()), float(source.max())
+    if low >= _LOW and high <= _HIGH:
+        np.copyto(target, source, casting="unsafe")
+        if np.array_equal(target, source):
+            return 1.0, 0.0
+    if high - low <= _HIGH - _LOW and np.array_equal(np.rint(source), source):
+        scale, offset = 1.0, low - _LOW
+    else:
+        scale = (high - low) / (_HIGH - _LOW) or 1.0  # 1 for a constant image
+        offset = low - _LOW * scale
+    np.copyto(target, np.clip(np.rint((source - np.float64(offset)) / scale), _LOW, _HIGH), casting="unsafe")
+    return scale, offset

@@ -89,17 +89,19 @@ def commit_case(
                 (kind.metadata_path, canonical_json(array_metadata(kind, array.shape))),
                 (kind.shard_path, encode_shard(array, kind)),
             ):
-                _write_synced(folder / relative, content)
+                _write(folder / relative, content)
                 files[relative] = {"bytes": len(content), "sha256": sha256_hex(content)}
             digests[f"{kind.name}_sha256"] = array_sha256(array)
         attributes = {**geols, **digests, "geometry": geometry.as_json(), "files": files}
         ome = ome_metadata(case, ARRAYS[format_][0], geometry)
         content = canonical_json(group_metadata({"ome": ome, "geols": attributes}))
-        _write_synced(folder / METADATA, content)
-        for parent, _, _ in os.walk(folder, topdown=False):
-            _sync_folder(Path(parent))
+        _write(folder / METADATA, content)
+        # all is written before anything is synced: the file system then commits its journal once, not once a file
+        for parent, _, names in os.walk(folder, topdown=False):
+            for path in (*(Path(parent, name) for name in names), Path(parent)):
+                _sync(path)
         _rename_or_compare(folder, root / case, content)
-        _sync_folder(root)
+        _sync(root)
     return sha256_hex(content)
 
 
@@ -223,23 +225,22 @@ def _rename_or_compare(folder: Path, target: Path, content: bytes) -> None:
             ) from None
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
 
 
 def _replace_file(path: Path, content: bytes) -> None:
     with _temporary(path.parent, Path.touch) as temporary:
-        _write_synced(temporary, content)
+        _write(temporary, content)
+        _sync(temporary)
         temporary.replace(path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
