@@ -1,0 +1,200 @@
+"""Time reading a label store against the formats that people keep soft labels in today.
+
+    GEOLS_TEST_DATA=../shared/data taskset -c 0 python workflows/benchmarks/store.py
+
+One CT of 112×160×208 voxels and 4 classes (see inputs.py) is kept three ways: as a label store; as one float32 .nii.gz
+of 5 channels, as the published script writes it; and, where blosc2 is installed, as a float32 blosc2 file with the
+chunking and compression of nnU-Net's preprocessed data. Whole volumes and random 96³ windows are read in turn from a
+warm cache; the table gives medians and the median ratio. What is read is compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from case import timed_task, write_files
+from inputs import DATA, load_ct
+from numpy.typing import NDArray
+
+from geols_precompute import softlabel
+from geols_precompute.compute import float_maps
+from geols_precompute.recipe import MapParameters
+from geols_precompute.seeds import class_seeds
+from geols_precompute.store.reader import LabelStore
+from geols_precompute.store.writer import write_manifest
+
+WINDOW = 96
+CASES = 350
+Window = tuple[slice, slice, slice]
+Reader = Callable[[Window | None], NDArray[Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time reading a label store; see the top of this file.")
+    parser.add_argument("--repeats", type=int, default=9, help="reads of each kind (default 9)")
+    repeats = parser.parse_args().repeats
+    case = load_ct(DATA, quick=False)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_files(case, root)
+        timed_task(root, root / "out")
+        path = root / "out" / "labels.zarr"
+        write_manifest(path)
+        store = LabelStore.open(path)
+        parameters = MapParameters()
+        masks = [case.labels == value for value in range(1, case.classes + 1)]
+        seeds = np.stack([class_seeds(mask, parameters.seeds, case.spacing)[0] for mask in masks])
+        made = float_maps(case.images, seeds, case.spacing, parameters)
+        foreground = made.sums / np.float32(made.count)
+        maps = np.concatenate([1 - foreground.mean(axis=0, keepdims=True), foreground])
+        readers: dict[str, Reader] = {
+            "label store": lambda window: store.maps("case", window),
+            "float32 .nii.gz": nifti_reader(maps, root),
+        }
+        sizes = {"label store": folder_bytes(path / "case"), "float32 .nii.gz": folder_bytes(root / "maps.nii.gz")}
+        try:
+            readers["float32 blosc2"] = blosc2_reader(maps, root)
+            sizes["float32 blosc2"] = folder_bytes(root / "maps.b2nd")
+        except ImportError:
+            print("float32 blosc2: SKIPPED, blosc2 is not installed")
+        for name, read in readers.items():
+            stored = read(None)
+            if name != "label store":
+                np.testing.assert_array_equal(stored, maps)
+        print_table(readers, sizes, case.labels.shape, repeats)
+        files = sum(1 for p in (path / "case").rglob("*") if p.is_file())
+        print(f"| files per case | {files} | | | |")
+        print(f"\nopening a store of {CASES} cases: {1e3 * opening_seconds(path, root, repeats):.1f} ms")
+        print(f"largest error of the soft label at α = 0.1, normalised, 5 classes: {soft_error(store, maps, case):.1e}")
+
+
+def nifti_reader(maps: NDArray[np.float32], root: Path) -> Reader:
+    """Write [class,z,y,x] as a 4-D float32 .nii.gz and return a reader; a window needs the whole file."""
+    path = str(root / "maps.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(m) for m in maps]), path, True)
+
+    def read(window: Window | None) -> NDArray[Any]:
+        array: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+        return array if window is None else array[(slice(None), *window)]
+
+    return read
+
+
+def blosc2_reader(maps: NDArray[np.float32], root: Path) -> Reader:
+    """Write [class,z,y,x] as nnU-Net keeps preprocessed data (zstd level 8, memory-mapped) and return a reader."""
+    import blosc2
+
+    blosc2.set_nthreads(1)
+    path = str(root / "maps.b2nd")
+    blocks, chunks = nnunet_blocks(maps.shape)
+    cparams = {"codec": blosc2.Codec.ZSTD, "clevel": 8, "nthreads": 1}
+    blosc2.asarray(maps, chunks=chunks, blocks=blocks, urlpath=path, cparams=cparams)
+
+    def read(window: Window | None) -> NDArray[Any]:
+        array = blosc2.open(path, mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        return array[:] if window is None else array[(slice(None), *window)]
+
+    return read
+
+
+def nnunet_blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return blocks that fit a 32 KiB L1 cache and chunks that fit 1.4 MB of L3, both to 80 %, as nnU-Net chooses.
+
+    From the patch size rounded up to powers of two the block's longest side (against the patch) is halved until the
+    block fits; then the chunk grows from the block by one more block along its relatively shortest side.
+    """
+    channels, spatial = shape[0], shape[1:]
+    patch = (WINDOW,) * 3
+    block = [2 ** int(np.ceil(np.log2(p))) for p in patch]
+    while 4 * channels * np.prod(block) > 0.8 * 32768:
+        largest = int(np.argmax([b / p if b > 1 else 0 for b, p in zip(block, patch, strict=True)]))
+        block[largest] //= 2
+    block = [min(b, n) for b, n in zip(block, spatial, strict=True)]
+    chunk = list(block)
+    while True:
+        ratios = [c / p if c < n else np.inf for c, p, n in zip(chunk, patch, spatial, strict=True)]
+        axis = int(np.argmin(ratios))
+        grown = list(chunk)
+        grown[axis] = min(chunk[axis] + block[axis], spatial[axis])
+        if not np.isfinite(ratios[axis]) or 4 * channels * np.prod(grown) > 0.8 * 1441792:
+            break
+        chunk = grown
+        if np.mean([c / p for c, p in zip(chunk, patch, strict=True)]) > 1.5:
+            break
+    return (channels, *block), (channels, *chunk)
+
+
+def print_table(readers: dict[str, Reader], sizes: dict[str, int], shape: tuple[int, ...], repeats: int) -> None:
+    """Read in turn and print size, full read and window of each format, and their ratio to the store's."""
+    rng = np.random.default_rng(0)
+    full: dict[str, list[float]] = {name: [] for name in readers}
+    part: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(repeats):
+        starts = [int(rng.integers(0, n - WINDOW + 1)) for n in shape]
+        z, y, x = (slice(start, start + WINDOW) for start in starts)
+        for name, read in readers.items():
+            full[name].append(seconds(read, None))
+            part[name].append(seconds(read, (z, y, x)))
+    print(f"Medians of {repeats} reads in turn.\n\n| | MB | whole volume, ms | 96³ window, ms | against the store |")
+    print("|---|---|---|---|---|")
+    for name in readers:
+        ratios = [
+            sizes[name] / sizes["label store"],
+            *(statistics.median(np.divide(t[name], t["label store"])) for t in (full, part)),
+        ]
+        against = "size {:.1f}×, whole {:.1f}×, window {:.1f}×".format(*ratios) if name != "label store" else ""
+        whole, window = (1e3 * statistics.median(t[name]) for t in (full, part))
+        print(f"| {name} | {sizes[name] / 1e6:.1f} | {whole:.1f} | {window:.1f} | {against} |")
+
+
+def seconds(read: Reader, window: Window | None) -> float:
+    begin = time.perf_counter()
+    read(window)
+    return time.perf_counter() - begin
+
+
+def folder_bytes(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def opening_seconds(path: Path, root: Path, repeats: int) -> float:
+    """Return the median time to open a store of many cases and read the first case's metadata."""
+    large = root / "large.zarr"
+    large.mkdir()
+    shutil.copy(path / "zarr.json", large / "zarr.json")
+    for number in range(CASES):
+        (large / f"case_{number:04d}").symlink_to(path / "case")
+    write_manifest(large)
+    for link in large.glob("case_*"):
+        link.unlink()
+    shutil.copytree(path / "case", large / "case_0000")
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        LabelStore.open(large).metadata("case_0000")
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def soft_error(store: LabelStore, maps: NDArray[np.float32], case: Any) -> float:
+    """Return the largest difference that quantisation makes to a normalised soft label."""
+    label = case.labels
+    stored = softlabel.class_maps(
+        store.maps("case"), channels=store.channels, present=store.present("case"), n_classes=len(store.classes)
+    )
+    soft, exact = (softlabel.geols(label, m, alpha=0.1) for m in (stored, maps))
+    return float(np.abs(soft - exact).max())
+
+
+if __name__ == "__main__":
+    main()
