@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STORE_FILES = ("zarr.json", "manifest.json")
 
 #: Image files by their ending; the data halves of two-file formats (.img, .raw) are found through their headers.
 IMAGE_ENDINGS = (
@@ -82,7 +83,11 @@ class CaseList:
     def add(self, case_id: str, images: Iterable[Path], label: Path | None) -> None:
         """Add a case, or a problem that names its first missing file."""
         images = tuple(images)
-        missing = [path for path in (*images, *([label] if label else [])) if not path.exists()]
+        files = (*images, label) if label else images
+        if odd := [path for path in files if not _is_utf8(str(path))]:
+            self.refuse(case_id, f"{odd[0]}: the path is not valid UTF-8; rename it")
+            return
+        missing = [path for path in files if not path.exists()]
         if missing:
             kind = "label" if missing[0] == label else "image"
             self.refuse(case_id, f"{kind} {missing[0]} does not exist")
@@ -91,7 +96,7 @@ class CaseList:
 
     def refuse(self, case_id: str, reason: str) -> None:
         """Add a problem."""
-        self.problems.append(Problem(case_id=case_id, reason=reason))
+        self.problems.append(Problem(case_id=_printable(case_id), reason=_printable(reason)))
 
     def checked(self) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
         """Return (cases, problems) sorted by id; bad ids, and ids equal but for case, become problems."""
@@ -99,7 +104,7 @@ class CaseList:
         usable = []
         for case in sorted(self.cases, key=lambda c: c.id):
             where = case.label or case.images[0]
-            if not CASE_ID.fullmatch(case.id):
+            if not is_case_id(case.id):
                 self.refuse(
                     case.id,
                     f"{where}: case id {case.id!r} is not allowed; rename it to 1 to 100 letters, digits, '.', '_' "
@@ -110,6 +115,11 @@ class CaseList:
             else:
                 usable.append(case)
         return tuple(usable), tuple(sorted(self.problems, key=lambda p: p.case_id))
+
+
+def is_case_id(name: str) -> bool:
+    """Whether `name` may be a case id: 1 to 100 letters, digits, `.`, `_`, `-`, and no file name of a store."""
+    return bool(_CASE_ID.fullmatch(name)) and name.lower() not in _STORE_FILES
 
 
 def is_image(path: Path) -> bool:
@@ -123,3 +133,15 @@ def stem(path: Path) -> str:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
     return path.stem
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

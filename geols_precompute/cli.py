@@ -79,13 +79,18 @@ def precompute(
         preset=preset,
         map_flags={key: flags[key] for key in MAP_FLAGS if flags[key] is not None},
     )
+    require_effect(flags, recipe)
     plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name))
     create_stores(plan)
     click.echo(describe(dataset.layout, len(dataset.cases), recipe))
     if plan.finished:
         click.echo(f"{len(plan.finished)} cases are finished already")
+    if plan.strays:
+        click.echo(
+            f"note: {len(plan.strays)} cases of the store are not in {data} and stay: {', '.join(plan.strays[:5])}"
+        )
     with (
-        open_executor(workers if plan.tasks else 0, recipe.maps, joint=recipe.maps.modalities == "joint") as executor,
+        open_executor(workers if plan.tasks else 0, recipe.maps) as executor,
         show_progress(len(plan.tasks), "maps") as progress,
     ):
 
@@ -106,17 +111,30 @@ def precompute(
     return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
 
 
+def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse a flag that would change nothing.
+
+    Raises:
+        RecipeError: --gamma without the Riemannian metric, or --lam with it.
+    """
+    from geols_precompute.errors import RecipeError
+
+    for flag, metric in (("gamma", "riemannian"), ("lam", "gradient")):
+        if flags[flag] is not None and recipe.maps.metric != metric:
+            raise RecipeError(f"--{flag} belongs to --metric {metric}; the metric here is {recipe.maps.metric}")
+
+
 def checked_name(name: str) -> str:
     """Return the label store's name without a .zarr ending.
 
     Raises:
         RecipeError: it is not a plain file name, or the name of the volumes.
     """
-    from geols_precompute.cases import CASE_ID
+    from geols_precompute.cases import is_case_id
     from geols_precompute.errors import RecipeError
 
     name = name.removesuffix(".zarr")
-    if not CASE_ID.fullmatch(name) or name == "volumes":
+    if not is_case_id(name) or name == "volumes":
         raise RecipeError(f"--name {name!r}: use letters, digits, '.', '_' and '-', and not 'volumes'")
     return name
 

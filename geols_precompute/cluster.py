@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
-from geols_precompute import maps
+import numpy as np
+
+from geols_precompute import maps, thinning
 from geols_precompute.errors import ClusterError
 from geols_precompute.geodesic import compile_kernels
 from geols_precompute.pipeline import Executor
@@ -63,13 +67,13 @@ class OnDask:
 
 
 @contextmanager
-def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool) -> Iterator[Executor]:
+def open_executor(workers: int | None, parameters: MapParameters) -> Iterator[Executor]:
     """Provide an executor: 0 workers is this process, None is one worker process per core.
 
     Raises:
         ClusterError: the worker processes do not start.
     """
-    compile_once(parameters, joint=joint)
+    compile_once(parameters)
     if workers == 0:
         yield InProcess()
         return
@@ -77,25 +81,51 @@ def open_executor(workers: int | None, parameters: MapParameters, *, joint: bool
     from distributed import Client, LocalCluster
 
     count = workers or CPU_COUNT
-    try:
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            memory_limit="auto",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-            env=WORKER_ENVIRONMENT,
-        )
-    except (OSError, RuntimeError, TimeoutError) as error:
-        raise ClusterError(f"the local cluster of {count} workers did not start ({error}); try --workers 0") from error
-    with cluster, Client(cluster) as client:
+    with ExitStack() as closing:
+        # worker processes inherit this: Ctrl-C reaches all of a terminal's processes, but only this one answers it
+        with _no_interrupts():
+            try:
+                cluster = LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    memory_limit="auto",
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                    env=WORKER_ENVIRONMENT,
+                )
+                client = Client(cluster)
+            except (OSError, RuntimeError, TimeoutError) as error:
+                text = f"the local cluster of {count} workers did not start ({error}); try --workers 0"
+                raise ClusterError(text) from error
+        closing.callback(_close, client, cluster)
         yield OnDask(client, count)
 
 
-def compile_once(parameters: MapParameters, *, joint: bool) -> None:
+def _close(*opened: Any) -> None:
+    """Close client and cluster in peace: a second Ctrl-C changes nothing any more."""
+    with _no_interrupts():
+        for one in opened:
+            one.close()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile; signals can be set in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def compile_once(parameters: MapParameters) -> None:
     """Compile the kernels into numba's cache on disk, so that the workers load them instead of compiling, too."""
     compile_kernels(
-        metric=parameters.metric, lam=parameters.lam, iterations=parameters.iterations, joint=joint,
-        engine=parameters.engine,
+        metric=parameters.metric, lam=parameters.lam, iterations=parameters.iterations,
+        joint=parameters.modalities == "joint", engine=parameters.engine,
     )  # fmt: skip
     maps.compile_kernels()
+    thinning.skeleton(np.ones((1, 1, 1), bool))

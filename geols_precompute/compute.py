@@ -33,7 +33,7 @@ class CaseMaps:
     Attributes:
         stored: g·255, uint8 [channel,z,y,x]; zero where a class is absent.
         channels: class index of each channel: every foreground class, and the background if it has seeds.
-        present: class indices with at least one seed, in ascending order.
+        present: class indices that the volume has, in ascending order; without the fallback, of classes with seeds.
         seeds: per present channel's class index.
         statistics: of the distances, per present channel's class index.
         notes: what a person should know about this case.

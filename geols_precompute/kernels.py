@@ -1,8 +1,12 @@
-"""Kernels: how numba compiles the loops of this package."""
+"""Kernels: how numba compiles the loops of this package, and where it keeps the machine code."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -11,9 +15,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def jit(function: F) -> F:
-    """Compile a function on first use, without the GIL, into numba's cache on disk; no fast-math, so no bit varies.
+    """Compile a function on first use, without the GIL, kept on disk if possible; no fast-math, so no bit varies."""
+    folder = _cache_folder()
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder or "")
+    try:
+        return numba.njit(cache=folder is not None, nogil=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = before
 
-    numba notices a change in the function's own file only: after changing a kernel that another file's kernel calls,
-    delete ``__pycache__``.
+
+@functools.cache
+def _cache_folder() -> Path | None:
+    """Return a folder for machine code, named by the sources of all kernels; None if no place can be written.
+
+    numba itself compares only the file of the kernel, not those of the kernels that it calls, and would go on running
+    old code after an update.
     """
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    package = Path(__file__).parent
+    sources = hashlib.sha256(
+        b"".join(p.read_bytes() for p in sorted([*package.glob("*.py"), *package.glob("geodesic/*.py")]))
+    )
+    caches = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(caches) / "geols" / f"kernels-{sources.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None

@@ -24,7 +24,7 @@ BRATS_MODALITIES = {
 _BRATS_SUFFIX = {suffix: name for name, suffixes in BRATS_MODALITIES.items() for suffix in suffixes} | {"seg": "seg"}
 _BRATS_FILE = re.compile(rf"(?P<id>.+)[_-](?P<suffix>{'|'.join(_BRATS_SUFFIX)})", re.IGNORECASE)
 _FLARE_FILE = re.compile(r"(?P<id>.+)_(?P<kind>img|seg)", re.IGNORECASE)
-_CHANNEL_FILE = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
+_CHANNEL_FILE = re.compile(r"(?P<id>.+)_0000")
 
 
 def discover(root: Path, *, modalities: tuple[str, ...] | None = None) -> Dataset:
@@ -64,16 +64,18 @@ def _described(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
         channels = description.get("channel_names", description.get("modality"))
         names = [str(channels[key]) for key in sorted(channels, key=int)]
         classes, ignore = _label_names(description["labels"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        channel_numbers = _choose(names, wanted, path)
+        training = description.get("training")
+        if isinstance(training, list) and any(_is_msd(root, entry) for entry in training):
+            if channel_numbers != list(range(len(names))):
+                raise InputError(f"{path}: each image holds {', '.join(names)}; a recipe must name them in this order")
+            layout, found = "MSD", _msd_cases(root, training)
+        else:
+            layout, found = "nnU-Net", _nnunet_cases(root, description, channel_numbers)
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a valid data set description: {type(error).__name__}: {error}") from error
-    channel_numbers = _choose(names, wanted, path)
-    training = description.get("training")
-    if isinstance(training, list) and training and _is_msd(root, training[0]):
-        if len(channel_numbers) != len(names):
-            raise InputError(f"{path}: the images hold {len(names)} modalities; a recipe must name all of them")
-        layout, found = "MSD", _msd_cases(root, training)
-    else:
-        layout, found = "nnU-Net", _nnunet_cases(root, description, channel_numbers)
     cases, problems = found.checked()
     return Dataset(
         layout=layout, root=root, modalities=wanted or tuple(names), cases=cases, problems=problems, classes=classes,
@@ -92,6 +94,8 @@ def _label_names(labels: Mapping[str, Any]) -> tuple[dict[int, str], int | None]
             f"label {regions[0]!r} is a region (a list of values); maps need classes that exclude each other, so list "
             "plain labels and give regions in a recipe"
         )
+    if fractions := [name for name, value in by_name.items() if int(value) != float(value)]:
+        raise ValueError(f"the value of label {fractions[0]!r} is not a whole number")
     ignore = by_name.pop("ignore", None)
     names = {int(value): name for name, value in by_name.items()}
     if len(names) < len(by_name):
@@ -106,7 +110,7 @@ def _choose(names: list[str], wanted: tuple[str, ...] | None, where: Path) -> li
     lower = [name.lower() for name in names]
     if all(name.lower() in lower for name in wanted):
         return [lower.index(name.lower()) for name in wanted]
-    if len(wanted) == len(names):
+    if len(wanted) == len(names) and not any(name.lower() in lower for name in wanted):
         return list(range(len(names)))
     raise InputError(f"{where} has the modalities {', '.join(names)}, but {', '.join(wanted)} are asked for")
 
@@ -118,11 +122,8 @@ def _is_msd(root: Path, entry: Any) -> bool:
 def _msd_cases(root: Path, training: list[Any]) -> CaseList:
     found = CaseList()
     for entry in training:
-        try:
-            image, label = root / entry["image"], root / entry["label"]
-        except (KeyError, TypeError) as error:
-            raise InputError(f'{root / "dataset.json"}: "training" entry {entry!r} lacks image or label') from error
-        found.add(stem(image), [image], label)
+        image = root / entry["image"]
+        found.add(stem(image), [image], root / entry["label"])
     return found
 
 
@@ -156,14 +157,21 @@ def _case_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
     flare: dict[str, dict[str, Path]] = {}
     for path in _images_below(root, depth=3):
         if match := _FLARE_FILE.fullmatch(stem(path)):
-            flare.setdefault(str(path.parent / match["id"]), {})[match["kind"].lower()] = path
+            _put(flare.setdefault(str(path.parent / match["id"]), {}), match["kind"].lower(), path)
         if match := _BRATS_FILE.fullmatch(stem(path)):
-            brats.setdefault(str(path.parent / match["id"]), {})[_BRATS_SUFFIX[match["suffix"].lower()]] = path
+            _put(brats.setdefault(str(path.parent / match["id"]), {}), _BRATS_SUFFIX[match["suffix"].lower()], path)
     if any("img" in files for files in flare.values()):
         return _flare_folders(root, flare, wanted)
     if any(files.keys() & BRATS_MODALITIES.keys() for files in brats.values()):
         return _brats_folders(root, brats, wanted)
     raise InputError(f"{root} has no known layout; known are: {KNOWN}")
+
+
+def _put(files: dict[str, Path], key: str, path: Path) -> None:
+    """Add a file under its key; two files for one volume leave no way to know which is meant."""
+    if key in files:
+        raise InputError(f"{files[key]} and {path} are the same volume of one case; remove one of them")
+    files[key] = path
 
 
 def _images_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -211,10 +219,16 @@ def _flare_folders(root: Path, folders: dict[str, dict[str, Path]], wanted: tupl
 
 
 def _flare_flat(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
-    images = {m["id"]: p for p, m in _matching(root / "TrainingImg", _CHANNEL_FILE) if m["channel"] == "0000"}
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
     if not (root / "TrainingMask").is_dir():
         raise InputError(f"{root} has TrainingImg but no folder TrainingMask; expected the layout of FLARE")
-    labels = {stem(path): path for path in sorted((root / "TrainingMask").iterdir()) if is_image(path)}
+    for path in sorted((root / "TrainingImg").iterdir()):
+        if is_image(path) and (match := _CHANNEL_FILE.fullmatch(stem(path))):
+            _put(images, match["id"], path)
+    for path in sorted((root / "TrainingMask").iterdir()):
+        if is_image(path):
+            _put(labels, stem(path), path)
     found = CaseList()
     for case_id in sorted({*images, *labels}):
         if case_id not in images:
@@ -226,12 +240,6 @@ def _flare_flat(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
     cases, problems = found.checked()
     modalities = _single_modality(root, wanted)
     return Dataset(layout="FLARE", root=root, modalities=modalities, cases=cases, problems=problems)
-
-
-def _matching(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in sorted(folder.iterdir()):
-        if is_image(path) and (match := pattern.fullmatch(stem(path))):
-            yield path, match
 
 
 def _single_modality(root: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -248,7 +256,9 @@ def _csv(manifest: Path, wanted: tuple[str, ...] | None) -> Dataset:
     rows = _csv_rows(manifest)
     columns = [name for name in rows[0] if name not in ("case", "label")] if rows else []
     if not rows or not columns or "case" not in rows[0] or "label" not in rows[0]:
-        raise InputError(f"{manifest}: needs a header with the columns case, label and one column per modality")
+        raise InputError(
+            f"{manifest}: needs a header with the columns case, label and one per modality, separated by commas"
+        )
     modalities = wanted or tuple(columns)
     if unknown := [name for name in modalities if name not in columns]:
         raise InputError(f"{manifest} has the modalities {', '.join(columns)}; not {', '.join(unknown)}")
@@ -267,11 +277,13 @@ def _csv(manifest: Path, wanted: tuple[str, ...] | None) -> Dataset:
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="") as file:
-            rows = [{(k or "").strip(): (v or "").strip() for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
+            rows = list(csv.DictReader(file, restkey="", restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
-    return rows
+    if bad := next((number for number, row in enumerate(rows, start=2) if "" in row), None):
+        raise InputError(f"{path}: line {bad} has more fields than the header (or the header has an empty name)")
+    return [{key.strip(): value.strip() for key, value in row.items()} for row in rows]
 
 
 def _csv_classes(path: Path) -> dict[int, str] | None:

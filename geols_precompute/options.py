@@ -20,7 +20,7 @@ EXTRA_OF = {
     "distributed": "precompute", "torch": "train", "matplotlib": "train",
 }  # fmt: skip
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG = 0, 1, 2
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class CountOrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -74,7 +74,13 @@ def debug_option(command: Callable[P, int]) -> Callable[P, None]:
             status = EXIT_WRONG
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on", err=True)
-            status = 130
+            status = EXIT_INTERRUPTED
+        except Exception as error:
+            # status 1 means that some cases failed; a bug of ours must not look like that
+            if kwargs["debug"]:
+                raise
+            click.echo(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)", err=True)
+            status = EXIT_WRONG
         sys.exit(status)
 
     return wrapped

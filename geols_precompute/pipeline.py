@@ -6,14 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from geols_precompute import runlog
 from geols_precompute.cases import Dataset, Problem
 from geols_precompute.errors import OutputError
-from geols_precompute.recipe import Recipe
-from geols_precompute.store.layout import root_metadata
-from geols_precompute.store.writer import committed_cases, create_store, write_manifest
+from geols_precompute.recipe import Recipe, TrainingHints
+from geols_precompute.store.layout import METADATA, root_metadata
+from geols_precompute.store.verify import compare_source
+from geols_precompute.store.writer import (
+    committed_cases,
+    create_store,
+    manifest_digests,
+    read_attributes,
+    write_manifest,
+)
 from geols_precompute.task import Outcome, Task, run_case, writing_to
 
 VOLUMES = "volumes.zarr"
@@ -21,7 +28,18 @@ VOLUMES = "volumes.zarr"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do: `tasks` to compute, cases `finished` before, `problems` that need no computing to fail."""
+    """What a run will do.
+
+    Attributes:
+        dataset: what the data folder holds.
+        recipe: for every case.
+        out: the output folder.
+        name: of the label store.
+        tasks: to compute.
+        finished: cases that both stores hold already.
+        problems: cases that fail without computing.
+        strays: cases that the label store holds and the data folder does not.
+    """
 
     dataset: Dataset
     recipe: Recipe
@@ -30,6 +48,7 @@ class Plan:
     tasks: tuple[Task, ...]
     finished: tuple[str, ...]
     problems: tuple[Problem, ...]
+    strays: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Path:
@@ -63,7 +82,8 @@ def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str) -> Plan:
     """
     volumes, labels = out / VOLUMES, out / f"{name}.zarr"
     sources = runlog.known_sources(out)
-    prepared, mapped = committed_cases(volumes), committed_cases(labels)
+    # a case that was edited since its manifest was written is computed again
+    prepared, mapped = (committed_cases(root, manifest_digests(root)) for root in (volumes, labels))
     tasks, finished, problems = [], [], list(dataset.problems)
     for case in dataset.cases:
         try:
@@ -71,14 +91,18 @@ def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str) -> Plan:
         except OSError as error:
             problems.append(Problem(case_id=case.id, reason=f"{error.filename}: cannot be read: {error.strerror}"))
             continue
-        in_both = case.id in prepared and case.id in mapped and prepared[case.id]["source"] == mapped[case.id]["source"]
-        if in_both and sources.get(case.id) == stamps:
+        in_both = case.id in prepared and case.id in mapped
+        if (
+            in_both
+            and sources.get(case.id) == stamps
+            and compare_source(prepared[case.id]["source"], mapped[case.id]["source"]) == "same"
+        ):
             finished.append(case.id)
         else:
             tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels))
     return Plan(
         dataset=dataset, recipe=recipe, out=out, name=name, tasks=tuple(tasks), finished=tuple(finished),
-        problems=tuple(problems),
+        problems=tuple(problems), strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})),
     )  # fmt: skip
 
 
@@ -104,8 +128,10 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
         failures.sort(key=lambda failure: failure.case_id)
         (plan.out / runlog.FAILURES).unlink(missing_ok=True)
         runlog.append(plan.out / runlog.FAILURES, *({"case": f.case_id, "reason": f.reason} for f in failures))
-        write_manifest(plan.out / VOLUMES)
-        digest = write_manifest(plan.labels)
+        # what an earlier run made of a case that fails now may not fit its files any more
+        failed = {failure.case_id for failure in failures}
+        write_manifest(plan.out / VOLUMES, leave_out=failed)
+        digest = write_manifest(plan.labels, leave_out=failed)
     return Summary(
         labels=plan.labels,
         digest=digest,
@@ -124,18 +150,27 @@ def create_stores(plan: Plan) -> None:
         StoreError: a store there was made with another recipe.
     """
     recipe, dataset = plan.recipe, plan.dataset
+    if inside := next((folder for folder in plan.out.absolute().parents if (folder / METADATA).exists()), None):
+        raise OutputError(f"{plan.out} lies in the store {inside}; name a folder outside with --out")
     terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
     with writing_to(plan.out):
         create_store(
             plan.out / VOLUMES,
             root_metadata(
-                "geols-volumes", recipe.preprocessing.as_json(), recipe.classes, {"training": recipe.hints.as_json()}
+                "geols-volumes", recipe.preprocessing.as_json(), recipe.classes, {"training": _training_hints(plan)}
             ),
         )
         create_store(plan.labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms))
-        known = runlog.known_sources(plan.out)
-        planned = [*(task.case.id for task in plan.tasks), *plan.finished]
-        runlog.append(plan.out / runlog.STATE, *({"case": case} for case in planned if case not in known))
+        runlog.append(plan.out / runlog.STATE, {"planned": [*(task.case.id for task in plan.tasks), *plan.finished]})
+
+
+def _training_hints(plan: Plan) -> dict[str, Any]:
+    """Return the recipe's hints, or those of an earlier run if this one has no recipe that states any."""
+    path = plan.out / VOLUMES
+    if plan.recipe.hints == TrainingHints() and (path / METADATA).exists():
+        kept: dict[str, Any] = read_attributes(path).get("training", plan.recipe.hints.as_json())
+        return kept
+    return plan.recipe.hints.as_json()
 
 
 def _log(out: Path, outcome: Outcome) -> None:

@@ -7,22 +7,25 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from geols_precompute.errors import RecipeError
 
 MAX_CLASSES = 32
+MAX_GAMMA = 1e6
+MAX_ITERATIONS = 1_000_000
 SEED_STRATEGIES = ("skeleton", "erosion", "random-K", "centroid", "boundary")
 
 #: Raised whenever an engine's results change by a bit, so that maps of two algorithms never share a recipe_id.
 ENGINE_VERSIONS = {"numba": 1, "geodistk": 1}
 
-#: METHOD of each preset; what a preset leaves out keeps the default of `MapParameters`.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "code": {"seed_fallback": False},
-    "paper": {"metric": "riemannian", "gamma": 1.0, "iterations": "exact", "decay": 1.0},
-}
+#: What each preset decides; docs/method.md has the table.
+PRESETS: dict[str, dict[str, Any]] = {"default": {
+    "metric": "gradient", "lam": 1.0, "gamma": 1.0, "iterations": 4, "decay": "mean", "background": "complement",
+    "modalities": "average", "seed_fallback": True,
+}}  # fmt: skip
+PRESETS["code"] = PRESETS["default"] | {"seed_fallback": False}
+PRESETS["paper"] = PRESETS["default"] | {"metric": "riemannian", "iterations": "exact", "decay": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise RecipeError(f"modalities must be different names, at least one, got {list(self.modalities)}")
-        if self.ignore is not None and self.ignore <= 0:
-            raise RecipeError(f"ignore must be a positive label value, got {self.ignore}")
+        if self.ignore is not None and not (_whole(self.ignore) and self.ignore > 0):
+            raise RecipeError(f"ignore must be a positive label value, got {self.ignore!r}")
         if self.spacing is not None and not (len(self.spacing) == 3 and all(_positive(s) for s in self.spacing)):
             raise RecipeError(f"spacing must be three positive numbers (z, y, x in mm), got {list(self.spacing)}")
         if self.clip is not None and not (len(self.clip) == 2 and 0 <= self.clip[0] < self.clip[1] <= 100):
@@ -122,16 +125,20 @@ class MapParameters:
         _require_choice("metric", self.metric, ("gradient", "riemannian"))
         _require_choice("background", self.background, ("complement", "seeds"))
         _require_choice("engine", self.engine, tuple(ENGINE_VERSIONS))
-        if self.seeds not in SEED_STRATEGIES[:2] + SEED_STRATEGIES[3:] and not re.fullmatch(
-            r"random-[1-9]\d{0,5}", self.seeds
+        if not isinstance(self.seeds, str) or not re.fullmatch(
+            r"skeleton|erosion|random-[1-9]\d{0,5}|centroid|boundary", self.seeds
         ):
             raise RecipeError(f"seeds must be one of {', '.join(SEED_STRATEGIES)} (K a number), got {self.seeds!r}")
-        if not (isinstance(self.lam, int | float) and 0 <= self.lam <= 1):
+        if not isinstance(self.seed_fallback, bool):
+            raise RecipeError(f"seed_fallback must be true or false, got {self.seed_fallback!r}")
+        if not (_number(self.lam) and 0 <= self.lam <= 1):
             raise RecipeError(f"lam must be in [0, 1], got {self.lam}")
-        if not (isinstance(self.gamma, int | float) and 0 <= self.gamma < math.inf):
-            raise RecipeError(f"gamma must be a number of at least 0, got {self.gamma}")
-        if self.iterations != "exact" and not (_whole(self.iterations) and self.iterations >= 1):
-            raise RecipeError(f'iterations must be a count of at least 1, or "exact", got {self.iterations!r}')
+        if not (_number(self.gamma) and 0 <= self.gamma <= MAX_GAMMA):
+            raise RecipeError(f"gamma must be a number from 0 to {MAX_GAMMA:g}, got {self.gamma}")
+        if self.iterations != "exact" and not (_whole(self.iterations) and 1 <= self.iterations <= MAX_ITERATIONS):
+            raise RecipeError(
+                f'iterations must be a count from 1 to {MAX_ITERATIONS}, or "exact", got {self.iterations!r}'
+            )
         if self.decay != "mean" and not _positive(self.decay):
             raise RecipeError(f'decay must be "mean" or a positive number per mm, got {self.decay!r}')
         if not _whole(self.random_seed) or self.random_seed < 0:
@@ -235,8 +242,7 @@ def map_parameters(layers: Sequence[Mapping[str, Any]]) -> MapParameters:
         preset = values.pop("preset", None)
         if preset is not None:
             _require_choice("preset", preset, tuple(PRESETS))
-            # a preset stands for all its columns, so it resets what an earlier layer chose
-            merged = dict(PRESETS[preset])
+            merged |= PRESETS[preset]
         if unknown := set(values) - known:
             raise RecipeError(f"unknown map parameter {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
         merged |= values
@@ -248,8 +254,12 @@ def _require_choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise RecipeError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return _number(value) and 0 < value < math.inf
 
 
 def _whole(value: object) -> bool:

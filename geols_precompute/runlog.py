@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,28 @@ def append(path: Path, *records: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file that may be absent; a line that a crash cut short is passed over."""
-    if not path.exists():
+    """Yield the records of a file that may be absent; lines that are no JSON object are passed over.
+
+    A crash may cut the last line short.
+    """
+    if not path.is_file():
         return
     for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "case" in record:
-            yield record
+        with suppress(ValueError, RecursionError):
+            if isinstance(record := json.loads(line), dict):
+                yield record
 
 
 def known_sources(out: Path) -> dict[str, tuple[SourceStamp, ...]]:
-    """Return, per planned case, the source files that its committed data was read from; () if none yet."""
+    """Return, per case, the source files that its committed data was read from."""
     sources: dict[str, tuple[SourceStamp, ...]] = {}
     for record in read(out / STATE):
-        stamps = tuple((path, size, mtime) for path, size, mtime in record.get("sources", ()))
-        if stamps or record["case"] not in sources:
-            sources[record["case"]] = stamps
+        with suppress(LookupError, TypeError, ValueError):
+            sources[record["case"]] = tuple((path, size, mtime) for path, size, mtime in record["sources"])
     return sources
+
+
+def planned_cases(out: Path) -> list[str]:
+    """Return the cases that the last run set out to have in its stores."""
+    plans = [record["planned"] for record in read(out / STATE) if isinstance(record.get("planned"), list)]
+    return [str(case) for case in plans[-1]] if plans else []

@@ -16,6 +16,40 @@ from geols_precompute.errors import InputError
 
 Float32Array = npt.NDArray[np.float32]
 Normalize = Literal["sum", "none"]
+Method = Literal["geols", "ce", "ls", "fl", "svls"]
+
+
+def soft_label(
+    method: Method,
+    label_ZYX: npt.NDArray[Any],
+    *,
+    n_classes: int,
+    alpha: float = 0.1,
+    normalize: Normalize = "sum",
+    maps_CZYX: Float32Array | None = None,
+) -> Float32Array:
+    """Return what a method trains on, [c,z,y,x] float32; ignored voxels are zero.
+
+    Args:
+        method: ce and fl give the one-hot label.
+        label_ZYX: class indices.
+        n_classes: background included.
+        alpha: of ls and geols, in [0, 1].
+        normalize: of geols; see `geols`.
+        maps_CZYX: geols only: g of every class, as `class_maps` gives it.
+
+    Raises:
+        InputError: α outside [0, 1], shapes that do not fit, or geols without maps.
+    """
+    if method == "ls":
+        return label_smoothing(label_ZYX, n_classes, alpha)
+    if method == "svls":
+        return svls(label_ZYX, n_classes)
+    if method == "geols":
+        if maps_CZYX is None:
+            raise InputError("method geols needs the maps of every class")
+        return geols(label_ZYX, maps_CZYX, alpha=alpha, normalize=normalize)
+    return one_hot(label_ZYX, n_classes)
 
 
 def one_hot(label_ZYX: npt.NDArray[Any], n_classes: int) -> Float32Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, debug_option
-from geols_precompute.store.reader import LabelStore, Store, VolumeStore
+from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import Status, compare_source, open_store, strange_entries, verify_case
 
 _STORE = click.argument("store", type=click.Path(path_type=Path))
@@ -82,7 +83,7 @@ def finalize(store: Path, partial: bool, debug: bool) -> int:
     if not (store / "zarr.json").exists():
         raise StoreError(f"{store}: no such store; name the folder that geols-precompute wrote, such as labels.zarr")
     committed = committed_cases(store)
-    missing = sorted(set(runlog.known_sources(store.parent)) - set(committed))
+    missing = sorted(set(runlog.planned_cases(store.parent)) - set(committed))
     if missing and not partial:
         raise StoreError(
             f"{store}: {len(missing)} planned cases are missing, the first is {missing[0]}; run geols-precompute "
@@ -99,8 +100,7 @@ def _verify_data(opened: Store, data: Path) -> bool:
     from geols_precompute.progress import show_progress
     from geols_precompute.volumes import fingerprint, read_volume
 
-    preprocessing = opened.recipe if isinstance(opened, VolumeStore) else opened.recipe.get("preprocessing", {})
-    modalities = tuple(preprocessing.get("modalities", ()))
+    modalities = opened.root.modalities
     dataset = discover(data, modalities=modalities)
     statuses: dict[str, Status] = {}
     reasons = {problem.case_id: problem.reason for problem in dataset.problems}
@@ -110,10 +110,13 @@ def _verify_data(opened: Store, data: Path) -> bool:
             if case.id in opened.cases:
                 try:
                     volume = read_volume(case.images, case.label, modalities=len(modalities))
-                    stored: dict[str, Any] = opened.metadata(case.id).geols.get("source", {})
+                    stored = opened.metadata(case.id).geols["source"]
                     statuses[case.id] = compare_source(stored, fingerprint(volume).as_json())
                 except (InputError, StoreError) as error:
                     statuses[case.id], reasons[case.id] = "unreadable", str(error)
+                except Exception as error:
+                    # one file that no one foresaw must not end the comparison of the others
+                    statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
             progress(failed=statuses[case.id] != "same")
     for name in opened.cases:
         statuses.setdefault(name, "unreadable" if name in reasons else "missing")
@@ -125,7 +128,7 @@ def _verify_data(opened: Store, data: Path) -> bool:
     return set(counts) != {"same"}
 
 
-def _flattened(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in document.items():
         flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

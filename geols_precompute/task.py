@@ -20,7 +20,7 @@ from geols_precompute.recipe import Recipe
 from geols_precompute.runlog import SourceStamp
 from geols_precompute.store.int16 import to_int16
 from geols_precompute.store.verify import compare_source
-from geols_precompute.store.writer import commit_case, committed_case, remove_case
+from geols_precompute.store.writer import commit_case, committed_case, manifest_digests, remove_case
 from geols_precompute.volumes import Volume, fingerprint, read_volume
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -140,7 +140,7 @@ def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[
 
 
 def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:
-    found = committed_case(root, case)
+    found = committed_case(root, case, manifest_digests(root))
     return found is not None and compare_source(found["source"], source) == "same"
 
 

@@ -106,6 +106,8 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?") from error
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: voxels of type {image.GetPixelIDTypeAsString()}; real numbers are supported")
     _require_whole_payload(path, content, image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
@@ -191,7 +193,7 @@ def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -
     if nifti and (dtype := _NIFTI_FLOATS.get(image.GetMetaData("datatype"))):
         # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
         stored = np.frombuffer(content, np.dtype(dtype).newbyteorder("<" if little_endian else ">"), voxels, offset)
-        _require_finite(stored.reshape(image.GetSize()[::-1]), path)
+        _require_finite(stored.reshape(-1, *image.GetSize()[2::-1]), path)
 
 
 def _suffix(path: Path) -> str:

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 
@@ -88,6 +90,9 @@ def test_failures_exit_with_1_and_are_named(nnunet, tmp_path):
         (["--classes", "1=a,1=b"], "names a value twice"), (["--recipe", "none"], "no recipe 'none'"),
         (["--clip", "99", "1"], "clip must be"), (["--name", "../x"], "--name"), (["--name", "volumes"], "--name"),
         (["--modalities", "t9"], "choose average, joint, or one of m0"), (["--workers", "-1"], "--workers"),
+        (["--gamma", "2"], "--gamma belongs to --metric riemannian"), (["--gamma", "1e9"], "gamma must be"),
+        (["--lam", "1", "--metric", "riemannian"], "--lam belongs to --metric gradient"),
+        (["--iterations", "9999999999"], "iterations must be"),
         (["--engine", "geodistk", "--metric", "riemannian"], "geodistk"), (["--decay", "0"], "decay"),
     ],
 )  # fmt: skip
@@ -200,6 +205,61 @@ def test_finalize_refuses_while_planned_cases_are_missing(nnunet):
     assert "1 planned cases are missing, the first is case_01" in error_line(result)
     assert store("finalize", "--partial", path).exit_code == 0
     assert store("verify", path).exit_code == 0
+
+
+def test_a_failed_case_that_left_the_data_does_not_block_finalize(nnunet):
+    root = nnunet()
+    (root / "labelsTr/case_01.nii.gz").write_bytes(b"")
+    assert precompute(root).exit_code == 1
+    for part in ("imagesTr/case_01_0000", "labelsTr/case_01"):
+        (root / f"{part}.nii.gz").unlink()
+    assert precompute(root).exit_code == 0
+    assert store("finalize", root / "geols/labels.zarr").exit_code == 0
+
+
+@pytest.mark.parametrize("make", ["folder", "fifo", "link", "text"])
+@pytest.mark.parametrize("name", ["zarr.json", "manifest.json"])
+@pytest.mark.parametrize("command", ["info", "verify", "finalize"])
+def test_what_is_no_file_of_a_store_is_one_line(nnunet, make, name, command):
+    root = nnunet(cases=1)
+    precompute(root)
+    path = root / "geols/labels.zarr" / name
+    path.unlink()
+    if make == "folder":
+        path.mkdir()
+    elif make == "fifo":
+        os.mkfifo(path)
+    elif make == "link":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text('{"attributes": {"geols": {}}, "node_type": "group", "zarr_format": 3}')
+    result = store(command, path.parent)
+    if (command, name) == ("finalize", "manifest.json") and make != "folder":
+        assert result.exit_code == 0
+        assert store("verify", path.parent).exit_code == 0
+        return
+    assert result.exit_code == 2, result.output
+    error_line(result)
+
+
+def test_ctrl_c_ends_a_run_with_one_line(nnunet, tmp_path):
+    root = nnunet(cases=40, shape=(24, 60, 60))
+    command = [sys.executable, "-m", "geols_precompute", "--workers", "2", "--out", tmp_path / "o", root]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "o").glob("labels.zarr/case_*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "stopped; run the same command again to go on"
+    assert "Traceback" not in errors
 
 
 def test_verify_names_damage_and_exits_with_1(nnunet):

@@ -5,6 +5,7 @@ It runs in a process of its own whose memory is bounded, so that a store that ma
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from test_store import RECIPE, SOURCE, geometry, maps_array, reseal
 
 from geols_precompute.errors import GeolsError
@@ -25,6 +28,7 @@ from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import strange_entries, verify_case
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
+from geols_precompute.store_cli import store as store_command
 
 SHAPE = (6, 20, 70)
 MEMORY_BYTES = 1 << 30
@@ -71,6 +75,10 @@ def read_everything(root: Path) -> dict[str, np.ndarray]:
                 except GeolsError:
                     continue
         strange_entries(store)
+        for command in ("info", "finalize"):
+            result = CliRunner().invoke(store_command, [command, str(root / name)])
+            assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+            assert "unexpected" not in result.output, result.output
     return found
 
 
@@ -97,6 +105,27 @@ def mutate(path: Path, rng: random.Random) -> None:
     path.write_bytes(content)
 
 
+VALUES = [None, True, 0, -1, 2**31, 2**70, 10**400, 0.5, "", "x", "../x", "\ud800", [], {}, [[]] * 3, [1] * 3, {"a": 1}]
+
+
+def mutate_document(path: Path, rng: random.Random) -> None:
+    """Replace, remove or add one value anywhere in a JSON file."""
+    document = json.loads(path.read_text())
+    node: Any = document
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = rng.choice(keys)
+        if isinstance(node[key], dict | list) and node[key] and rng.random() < 0.8:
+            node = node[key]
+            continue
+        break
+    if rng.random() < 0.2:
+        del node[key]
+    else:
+        node[key] = rng.choice(VALUES)
+    path.write_text(json.dumps(document))
+
+
 def fuzz(root: Path, seconds: float, seed: int) -> int:
     """Mutate and read until the time is over; half of the time the digests are made to fit the mutation."""
     rng = random.Random(seed)
@@ -111,7 +140,10 @@ def fuzz(root: Path, seconds: float, seed: int) -> int:
         name = rng.choice("lv")
         files = [p for p in (root / "bad" / name).rglob("*") if p.is_file()]
         target = rng.choice(files)
-        mutate(target, rng)
+        if target.suffix == ".json" and rng.random() < 0.6:
+            mutate_document(target, rng)
+        else:
+            mutate(target, rng)
         sealed = rng.random() < 0.5 and target.name != "manifest.json"
         if sealed:
             try_reseal(root / "bad" / name)

@@ -195,3 +195,79 @@ def test_unknown_layout_missing_folder_and_empty(tmp_path):
 def test_the_output_folder_inside_the_data_is_no_case(tmp_path):
     touch(tmp_path, "c1/c1_img.nii.gz", "c1/c1_seg.nii.gz", "geols/volumes.zarr/c9/c9_img.nii.gz")
     assert ids(discover(tmp_path)) == ["c1"]
+
+
+def msd(root, modalities=("T2", "ADC"), entries=("a",), write_images=True):
+    listed = [{"image": f"i/{n}.nii.gz", "label": f"l/{n}.nii.gz"} for n in entries]
+    if write_images:
+        touch(root, *(name for entry in listed for name in entry.values()))
+    root.mkdir(exist_ok=True)
+    document = {"modality": dict(enumerate(modalities)), "labels": {"0": "background", "1": "x"}, "training": listed}
+    (root / "dataset.json").write_text(json.dumps(document))
+    return root
+
+
+def test_msd_channels_lie_in_one_file_so_a_recipe_cannot_reorder_them(tmp_path):
+    assert discover(msd(tmp_path), modalities=("T2", "ADC")).modalities == ("T2", "ADC")
+    with pytest.raises(InputError, match="each image holds T2, ADC; a recipe must name them in this order"):
+        discover(tmp_path, modalities=("ADC", "T2"))
+
+
+def test_msd_with_its_first_image_missing_is_still_msd(tmp_path):
+    root = msd(tmp_path, entries=("a", "b"))
+    (root / "i/a.nii.gz").unlink()
+    data = discover(root)
+    assert (data.layout, ids(data), list(reasons(data))) == ("MSD", ["b"], ["a"])
+
+
+def test_some_equal_names_are_no_renaming(nnunet):
+    with pytest.raises(InputError, match="has the modalities m0, m1, but other, m0 are asked for"):
+        discover(nnunet(cases=1, modalities=2), modalities=("other", "m0"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": {"c": {"images": [], "label": "x"}}}, {"dataset": {"c": 5}}, {"dataset": {"c": {"images": ["x"]}}},
+        {"labels": {"background": 0, "a": 1.5}}, {"labels": {"background": 0, "a": 1, "b": 1}}, {"training": 5},
+    ],
+)  # fmt: skip
+def test_malformed_entries_of_dataset_json_are_one_line(tmp_path, change):
+    with pytest.raises(InputError, match=r"dataset\.json|no folder imagesTr"):
+        discover(describe(tmp_path, **change))
+
+
+def test_two_files_for_one_volume_are_refused(tmp_path):
+    touch(tmp_path / "f", "c1/c1_img.nii.gz", "c1/c1_img.nii", "c1/c1_seg.nii.gz")
+    with pytest.raises(InputError, match="are the same volume of one case; remove one"):
+        discover(tmp_path / "f")
+    touch(tmp_path / "g", "TrainingImg/t_0000.nii.gz", "TrainingImg/t_0000.mha", "TrainingMask/t.nii.gz")
+    with pytest.raises(InputError, match="are the same volume of one case"):
+        discover(tmp_path / "g")
+
+
+def test_csv_as_excel_writes_it_and_rows_that_are_too_long(tmp_path):
+    touch(tmp_path, "a.mha", "b.mha")
+    (tmp_path / "cases.csv").write_bytes(b"\xef\xbb\xbfcase,label,ct\r\np1,b.mha,a.mha\r\n")
+    assert ids(discover(tmp_path)) == ["p1"]
+    (tmp_path / "cases.csv").write_text("case,label,ct\np1,b.mha,a.mha,more\n")
+    with pytest.raises(InputError, match="line 2 has more fields than the header"):
+        discover(tmp_path)
+
+
+def test_paths_that_are_not_utf8_are_refused_before_any_library_sees_them(tmp_path):
+    import os
+
+    touch(tmp_path, "c1/c1_img.nii.gz", "c1/c1_seg.nii.gz")
+    os.rename(os.fsencode(tmp_path / "c1"), os.fsencode(tmp_path) + b"/d\xff")
+    touch(tmp_path, "c2/c2_img.nii.gz", "c2/c2_seg.nii.gz")
+    data = discover(tmp_path)
+    assert ids(data) == ["c2"]
+    assert "not valid UTF-8" in reasons(data)["c1"]
+    assert reasons(data)["c1"].encode()
+
+
+def test_ids_that_are_files_of_a_store_are_refused(tmp_path):
+    touch(tmp_path, "v/a.mha", "v/b.mha")
+    (tmp_path / "cases.csv").write_text("case,label,ct\nzarr.json,v/b.mha,v/a.mha\nok,v/b.mha,v/a.mha\n")
+    assert ids(discover(tmp_path)) == ["ok"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from geols_precompute.cluster import InProcess
 from geols_precompute.errors import OutputError
 from geols_precompute.layouts import discover
 from geols_precompute.pipeline import create_stores, make_plan, run_plan
+from geols_precompute.recipe import TrainingHints
 from geols_precompute.recipes import assemble_recipe
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
@@ -133,6 +135,69 @@ def test_a_damaged_committed_case_is_computed_again(nnunet, tmp_path):
     assert (repaired.computed, repaired.digest) == (2, first.digest)
 
 
+def test_a_committed_case_whose_metadata_was_edited_is_computed_again(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    path = out / "labels.zarr/case_01/zarr.json"
+    path.write_text(path.read_text().replace('"present":[0,1,2]', '"present":[0,1]'))
+    repaired = run(root, out)
+    assert (repaired.computed, repaired.digest) == (1, first.digest)
+
+
+def test_a_case_that_fails_since_its_source_changed_leaves_the_manifest(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    path = root / "labelsTr/case_01.nii.gz"
+    good = path.read_bytes()
+    _, label = ball_case(1)
+    write(label * 9, path, spacing=(1.0, 1.5, 2.0))
+    assert [failure.case_id for failure in run(root, out).failures] == ["case_01"]
+    for name in ("labels", "volumes"):
+        assert "case_01" not in json.loads((out / f"{name}.zarr/manifest.json").read_text())["cases"]
+    path.write_bytes(good)
+    assert run(root, out).digest == first.digest
+
+
+def test_cases_that_left_the_data_stay_and_are_named(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    for part in ("imagesTr/case_01_0000", "labelsTr/case_01"):
+        (root / f"{part}.nii.gz").unlink()
+    assert plan_of(root, out).strays == ("case_01",)
+    assert run(root, out).digest == first.digest
+
+
+def test_a_store_without_a_case_takes_any_recipe(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    create_stores(plan_of(root, out, iterations=9))
+    assert run(root, out).computed == 3
+
+
+def test_damaged_state_is_passed_over(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    with (out / runlog.STATE).open("ab") as file:
+        file.write(b'{"case":[1]}\n{"case":"case_00","sources":5}\n[[1,2]]\n5\n\xff\n' + b"[" * 100_000 + b"\n")
+    again = run(root, out)
+    assert (again.computed, again.digest) == (0, first.digest)
+
+
+def test_an_output_inside_a_store_is_refused(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    run(root, out)
+    with pytest.raises(OutputError, match="lies in the store"):
+        run(root, out / "labels.zarr" / "deeper")
+
+
+def test_a_fifo_in_the_output_does_not_hang_a_run(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    first = run(root, out)
+    path = out / "labels.zarr/case_01/zarr.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert run(root, out).digest == first.digest
+
+
 def test_bad_cases_fail_one_by_one_and_the_rest_goes_on(nnunet, tmp_path):
     root = nnunet(cases=9)
     images, labels = root / "imagesTr", root / "labelsTr"
@@ -230,15 +295,16 @@ def test_an_output_that_is_a_file_is_refused(nnunet, tmp_path):
         run(nnunet(), tmp_path / "out")
 
 
-def test_training_hints_change_no_digest_of_the_labels(nnunet, tmp_path):
+def test_training_hints_change_no_digest_and_outlive_a_run_without_a_recipe(nnunet, tmp_path):
     root, out = nnunet(), tmp_path / "out"
     first = run(root, out)
-    path = out / "volumes.zarr/zarr.json"
-    document = json.loads(path.read_text())
-    document["attributes"]["geols"]["training"]["crop"] = [8, 8, 8]
-    path.write_text(json.dumps(document))
+    plan = plan_of(root, out)
+    hinted = replace(plan, recipe=replace(plan.recipe, hints=TrainingHints(crop=(8, 8, 8))))
+    create_stores(hinted)
+    # the manifest fits at once, so that no reader meets a root that differs from it
+    assert VolumeStore.open(out / "volumes.zarr").geols["training"]["crop"] == [8, 8, 8]
     assert run(root, out).digest == first.digest
-    assert VolumeStore.open(out / "volumes.zarr").geols["training"]["crop"] is None
+    assert VolumeStore.open(out / "volumes.zarr").geols["training"]["crop"] == [8, 8, 8]
 
 
 def test_the_run_is_logged_per_case(nnunet, tmp_path):

@@ -114,6 +114,7 @@ def test_precedence_is_default_recipe_preset_flags():
     paper = map_parameters([{}, {"preset": "paper"}])
     assert (paper.metric, paper.gamma, paper.iterations, paper.decay) == ("riemannian", 1.0, "exact", 1.0)
     code = map_parameters([{}, {"preset": "code"}])
+    assert map_parameters([{"seeds": "erosion", "engine": "geodistk"}, {"preset": "code"}]).seeds == "erosion"
     assert (code.metric, code.lam, code.iterations, code.decay, code.seed_fallback) == ("gradient", 1, 4, "mean", False)
     with pytest.raises(RecipeError, match="unknown map parameter 'lambda'"):
         map_parameters([{"lambda": 1}])
@@ -142,7 +143,10 @@ def test_flags_override_a_recipe():
     ("text", "says"),
     [
         ("clas = 1", "unknown key 'clas'"), ("x = ", "not valid TOML"), ("[classes]\na = 'b'", "invalid literal"),
-        ("crop = [1, 2]", "crop"), ("modalities = 3", "not iterable"), ("spacing = ['a','b','c']", "could not convert"),
+        ("crop = [1, 2]", "crop"), ("modalities = 3", "modalities must be of type list"),
+        ("maps = 5", "maps must be"), ("skull_stripped = 'no'", "skull_stripped must be"),
+        ("ignore = 2.5", "ignore must be"), ("[maps]\nseed_fallback = 'no'\n[classes]\n1='a'", "seed_fallback must be"),
+        ("[maps]\nseeds = 5\n[classes]\n1='a'", "seeds must be"), ("spacing = ['a','b','c']", "could not convert"),
         ("[maps]\nlam = 7\n[classes]\n1='a'", "lam must be"),
         ("[maps]\nlam = '7'\n[classes]\n1='a'", "lam must be"),
     ],

@@ -114,3 +114,20 @@ def test_shapes_that_do_not_fit_are_refused():
     label, stored = random_case(5)
     with pytest.raises(InputError, match="do not fit"):
         softlabel.geols(label[1:], maps_of(stored, [1]))
+
+
+def test_one_function_for_every_method():
+    label, stored = random_case(6)
+    maps = maps_of(stored, [1, 2, 3])
+
+    def soft(method, **options):
+        return softlabel.soft_label(method, label, n_classes=4, **options)
+
+    for method in ("ce", "fl"):
+        np.testing.assert_array_equal(soft(method), softlabel.one_hot(label, 4))
+    np.testing.assert_array_equal(soft("ls", alpha=0.2), softlabel.label_smoothing(label, 4, 0.2))
+    np.testing.assert_array_equal(soft("svls"), softlabel.svls(label, 4))
+    expected = softlabel.geols(label, maps, alpha=0.3, normalize="none")
+    np.testing.assert_array_equal(soft("geols", maps_CZYX=maps, alpha=0.3, normalize="none"), expected)
+    with pytest.raises(InputError, match="needs the maps"):
+        soft("geols")

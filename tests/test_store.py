@@ -270,6 +270,7 @@ def edit(*path, value):
 
 
 SHARDING = ("codecs", 0, "configuration")
+GEOLS = ("attributes", "geols")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,8 @@ SHARDING = ("codecs", 0, "configuration")
         edit("codecs", value=[{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}]),
         edit(*SHARDING, "codecs", 1, "configuration", "cname", value="zstd"),
         edit(*SHARDING, "codecs", value=[{"name": "bytes"}]), edit(*SHARDING, "chunk_shape", value=[2, 9, 70, 130]),
-        edit("fill_value", value=7), edit("node_type", value="group"), edit("zarr_format", value=2),
+        edit("fill_value", value=7), edit("fill_value", value=False),
+        edit("more", value=None), edit("node_type", value="group"), edit("zarr_format", value=2),
         edit("chunk_grid", "configuration", "chunk_shape", value=[1, 1, 1, 1]), edit("extra", value=1),
         edit("storage_transformers", value=[{"name": "x"}]),
     ],
@@ -292,9 +294,6 @@ def test_an_array_that_is_not_as_prescribed_is_refused(store, change):
     np.testing.assert_array_equal(forged.maps("two"), maps_array(1, (9, 70, 130)))
 
 
-GEOLS = ("attributes", "geols")
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -303,7 +302,18 @@ GEOLS = ("attributes", "geols")
         edit(*GEOLS, "geometry", "size", value=[1e400, 1, 1]), edit(*GEOLS, "geometry", "spacing", value=[0, 1, 1]),
         edit(*GEOLS, "geometry", value=None), edit(*GEOLS, "files", "../../x", value={"bytes": 1, "sha256": "0" * 64}),
         edit(*GEOLS, "files", value={}), edit("node_type", value="array"), edit("attributes", value={}),
-        edit(*GEOLS, "geometry", "direction", value=[1]),
+        edit(*GEOLS, "geometry", "direction", value=[1]), edit(*GEOLS, "geometry", "size", value=[130, 70, 9.5]),
+        edit(*GEOLS, "geometry", "spacing", value="111"), edit(*GEOLS, "geometry", "origin", value=[1e999, 0, 0]),
+        edit(*GEOLS, "present", value=[1, 1, 5]), edit(*GEOLS, "present", value=[5, 1]),
+        edit(*GEOLS, "present", value=[1, 1.0]), edit(*GEOLS, "present", value=[True]),
+        edit(*GEOLS, "present", value=[1, 2]), edit(*GEOLS, "present", value=None),
+        edit(*GEOLS, "channels", value=[5, 1]), edit(*GEOLS, "channels", value=[1]), edit(*GEOLS, "source", value={}),
+        edit(*GEOLS, "source", "label_sha256", value="x"), edit(*GEOLS, "source", "image_sha256", value=[]),
+        edit(*GEOLS, "seeds", value={"1": {"count": "3", "fallbacks": 0}}), edit(*GEOLS, "seeds", value=[1]),
+        edit(*GEOLS, "stats", value={"1": 5}), edit(*GEOLS, "files", "maps/zarr.json", "bytes", value=10**13),
+        edit(*GEOLS, "files", "maps/zarr.json", "bytes", value=-5),
+        edit(*GEOLS, "files", "maps/c/0/0/0/0", "bytes", value="12"),
+        edit(*GEOLS, "files", "maps/c/0/0/0/0", "bytes", value=10**30),
     ],
 )  # fmt: skip
 def test_case_metadata_out_of_bounds_is_refused(store, change):
@@ -316,6 +326,31 @@ def test_case_metadata_out_of_bounds_is_refused(store, change):
     (store.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match="one"):
         LabelStore.open(store.path).maps("one")
+    assert "one" in findings(store.path)[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit(*GEOLS, "recipe", value=[]), edit(*GEOLS, "recipe", value="x"), edit(*GEOLS, "recipe", value=None),
+        edit(*GEOLS, "recipe", "maps", value=5), edit(*GEOLS, "recipe", "maps", "metric", value="riemannian"),
+        edit(*GEOLS, "recipe", "preprocessing", "modalities", value="ct"), edit(*GEOLS, "recipe_id", value="0" * 64),
+        edit(*GEOLS, "recipe_id", value=True), edit(*GEOLS, "version", value=True), edit(*GEOLS, "classes", value=[]),
+        edit(*GEOLS, "classes", 1, "value", value=True), edit(*GEOLS, "classes", 1, "value", value=9),
+        edit(*GEOLS, "classes", 1, "name", value="b"), edit(*GEOLS, "classes", 1, "name", value="\x1b[31mred"),
+        edit(*GEOLS, "classes", 1, "name", value="\ud800"), edit(*GEOLS, "classes", 0, "value", value=-1),
+    ],
+)  # fmt: skip
+def test_root_metadata_that_is_not_sound_is_refused(store, change):
+    path = store.path / "zarr.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    manifest["root"] = sha256_hex(path.read_bytes())
+    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"zarr\.json"):
+        LabelStore.open(store.path)
 
 
 @pytest.mark.parametrize(

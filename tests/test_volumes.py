@@ -229,3 +229,23 @@ def test_class_indices_refuse_unnamed_values_and_empty_maps():
     for empty in ([[[0, 0]]], [[[0, 9]]]):
         with pytest.raises(InputError, match="no voxel of a foreground class"):
             class_indices(np.array(empty, np.int32), [0, 1], ignore=9)
+
+
+def test_complex_voxels_are_refused(tmp_path):
+    image = sitk.GetImageFromArray(IMAGE.astype(np.complex64))
+    sitk.WriteImage(image, str(tmp_path / "c.nii.gz"))
+    with pytest.raises(InputError, match="real numbers are supported"):
+        read_image(tmp_path / "c.nii.gz")
+
+
+def test_channels_in_one_vector_file(tmp_path):
+    vector = sitk.Compose(sitk.GetImageFromArray(IMAGE), sitk.GetImageFromArray(IMAGE + 1))
+    for name in ("v.nii.gz", "v.nrrd"):
+        sitk.WriteImage(vector, str(tmp_path / name))
+        volume = read_volume([tmp_path / name], None, modalities=2)
+        np.testing.assert_array_equal(volume.image, [IMAGE, IMAGE + 1])
+    bad = IMAGE.copy()
+    bad[1, 2, 3] = np.inf
+    sitk.WriteImage(sitk.Compose(sitk.GetImageFromArray(IMAGE), sitk.GetImageFromArray(bad)), str(tmp_path / "b.nii"))
+    with pytest.raises(InputError, match="the first at z=1, y=2, x=3"):
+        read_image(tmp_path / "b.nii")

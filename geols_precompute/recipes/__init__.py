@@ -52,10 +52,19 @@ def load_recipe_file(name_or_path: str) -> RecipeFile:
         raise RecipeError(f"{name_or_path}: {error}") from error
 
 
+#: The keys of a recipe file and what they hold.
+_KEYS: dict[str, type] = {
+    "classes": dict, "modalities": list, "ignore": int, "spacing": list, "clip": list, "maps": dict, "regions": dict,
+    "crop": list, "skull_stripped": bool,
+}  # fmt: skip
+
+
 def _parse(name: str, document: dict[str, Any]) -> RecipeFile:
-    known = {"classes", "modalities", "ignore", "spacing", "clip", "maps", "regions", "crop", "skull_stripped"}
-    if unknown := set(document) - known:
-        raise RecipeError(f"unknown key {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
+    for key, value in document.items():
+        if key not in _KEYS:
+            raise RecipeError(f"unknown key {key!r}; known: {', '.join(sorted(_KEYS))}")
+        if not isinstance(value, _KEYS[key]):
+            raise RecipeError(f"{key} must be of type {_KEYS[key].__name__} in TOML, got {value!r}")
     crop = document.get("crop")
     if crop is not None and not (len(crop) == 3 and all(isinstance(n, int) and n > 0 for n in crop)):
         raise RecipeError(f"crop must be three positive voxel counts (z, y, x), got {crop}")
@@ -72,7 +81,7 @@ def _parse(name: str, document: dict[str, Any]) -> RecipeFile:
         hints=TrainingHints(
             regions={str(n): tuple(map(int, v)) for n, v in document.get("regions", {}).items()},
             crop=tuple(crop) if crop else None,
-            skull_stripped=bool(document.get("skull_stripped", False)),
+            skull_stripped=document.get("skull_stripped", False),
         ),
     )
 

@@ -1,28 +1,25 @@
-"""Guards: what a reader checks before it believes anything that a store says. A store may come from anywhere."""
+"""Guards: what a reader checks before it believes what a store's documents say. A store may come from anywhere."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geols_precompute.cases import CASE_ID
-from geols_precompute.digests import sha256_hex
+from geols_precompute.cases import is_case_id
+from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import MAX_CLASSES, ClassLabel
+from geols_precompute.store.files import parse_json
 from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata
 
-MAX_MANIFEST_BYTES = 64 * 2**20
-MAX_METADATA_BYTES = 2**20
 MAX_AXIS = 2**15
-MAX_ELEMENTS = 2**34
+MAX_ARRAY_BYTES = 2**34
+MAX_NUMBER = 3e38
 MAX_CHUNK_BYTES = 64 * 2**20
 #: LZ4 packs no better than 255 to 1, so a shard of n bytes cannot hold more than about 255·n.
 MAX_LZ4_RATIO = 256
@@ -41,78 +38,37 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Root:
+    """A checked zarr.json of a root; `geols` is the document as it stands."""
+
+    format: Format
+    recipe_id: str
+    recipe: Mapping[str, Any]
+    classes: tuple[ClassLabel, ...]
+    modalities: tuple[str, ...]
+    geols: Mapping[str, Any]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The class index of each channel of the maps: every foreground class, and the background if it is stored."""
+        stored = self.recipe.get("maps", {}).get("background") == "seeds"
+        return tuple(range(0 if stored else 1, len(self.classes)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseMetadata:
-    """A checked zarr.json of a case.
+    """A checked zarr.json of a case; `geols` is the document as it stands.
 
     Attributes:
         geometry: of the arrays.
         shapes: array name to shape.
         files: relative path to (bytes, sha256).
-        geols: the document as it stands, for what needs no check before use.
     """
 
     geometry: Geometry
     shapes: Mapping[str, tuple[int, ...]]
     files: Mapping[str, tuple[int, str]]
     geols: Mapping[str, Any]
-
-
-def open_regular(root: Path, relative: str) -> int:
-    """Open a file below `root` for reading and return its descriptor; no link on the way is followed.
-
-    Raises:
-        StoreError: it is missing, a link, or not a regular file.
-    """
-    path = root
-    try:
-        for part in relative.split("/"):
-            path = path / part
-            if stat.S_ISLNK(path.lstat().st_mode):
-                raise StoreError(f"{path}: is a link; links are not followed inside a store")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened ({error.strerror}); restore it or compute it again") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(f"{path}: is not a regular file")
-    return descriptor
-
-
-def read_limited(root: Path, relative: str, limit: int) -> bytes:
-    """Return a whole file of at most `limit` bytes.
-
-    Raises:
-        StoreError: as `open_regular`, or the file is larger.
-    """
-    with os.fdopen(open_regular(root, relative), "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise StoreError(f"{root / relative}: more than {limit} bytes, which no store of this version needs")
-    return content
-
-
-def parse_json(content: bytes, where: Path) -> dict[str, Any]:
-    """Return a JSON object; repeated keys, NaN, infinities and deep nesting are refused.
-
-    Raises:
-        StoreError: it is not such an object.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("a key appears twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        document = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{where}: not valid JSON ({error}); restore it or compute it again") from error
-    if not isinstance(document, dict):
-        raise StoreError(f"{where}: not a JSON object")
-    return document
 
 
 def checked_manifest(content: bytes, where: Path, expected: Format) -> Manifest:
@@ -125,10 +81,10 @@ def checked_manifest(content: bytes, where: Path, expected: Format) -> Manifest:
     require_format(document, where, expected)
     cases = document.get("cases")
     digests = [document.get("recipe_id"), document.get("root"), *(cases.values() if isinstance(cases, dict) else [0])]
-    if not all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in digests):
+    if not all(map(_is_sha256, digests)):
         raise StoreError(f"{where}: recipe_id, root or an entry of cases is not a SHA-256")
     assert isinstance(cases, dict)
-    if bad := [name for name in cases if not CASE_ID.fullmatch(name)]:
+    if bad := [name for name in cases if not is_case_id(name)]:
         raise StoreError(f"{where}: {bad[0]!r} is not a case id")
     if len({name.lower() for name in cases}) < len(cases):
         raise StoreError(f"{where}: two cases have one id, letter case aside")
@@ -149,7 +105,7 @@ def require_format(document: Mapping[str, Any], where: Path, expected: Format) -
     """
     if document.get("format") != expected:
         raise StoreError(f"{where}: format is {document.get('format')!r}, expected {expected!r}")
-    if document.get("version") != VERSION:
+    if document.get("version") != VERSION or not _is_int(document["version"]):
         raise StoreError(
             f"{where}: version {document.get('version')!r} of the format; this software reads version {VERSION}, "
             "install the release of geols that wrote the store"
@@ -169,35 +125,46 @@ def group_attributes(document: Mapping[str, Any], where: Path) -> dict[str, Any]
     return geols
 
 
-def checked_classes(geols: Mapping[str, Any], where: Path) -> tuple[ClassLabel, ...]:
-    """Return the class table of a root.
+def checked_root(document: Mapping[str, Any], where: Path, expected: Format) -> Root:
+    """Check the zarr.json of a root: format, recipe and its digest, class table, modalities.
 
     Raises:
-        StoreError: it is not 2 to 32 classes, background (0) first, with ascending values.
+        StoreError: one of them is not as version 1 has it.
     """
+    geols = group_attributes(document, where)
+    require_format(geols, where, expected)
     try:
+        recipe, recipe_id = geols["recipe"], geols["recipe_id"]
         classes = tuple(ClassLabel(value=entry["value"], name=entry["name"]) for entry in geols["classes"])
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{where}: the class table is not a list of value and name") from error
+        preprocessing = recipe if expected == "geols-volumes" else recipe["preprocessing"]
+        modalities = tuple(preprocessing["modalities"])
+        maps = recipe["maps"] if expected == "geols-labels" else {"background": "complement"}
+        well_formed = (
+            recipe_id == sha256_hex(canonical_json(recipe))
+            and isinstance(preprocessing["modalities"], list)
+            and _are_names(modalities)
+            and maps["background"] in ("complement", "seeds")
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{where}: the recipe or the class table is not as version 1 has them ({error!r})") from error
+    if not well_formed:
+        raise StoreError(f"{where}: recipe_id is not the recipe's digest, or modalities or background are malformed")
     values = [label.value for label in classes]
     if (
         not 2 <= len(classes) <= MAX_CLASSES
-        or not all(isinstance(v, int) and isinstance(c.name, str) for v, c in zip(values, classes, strict=True))
+        or not all(map(_is_int, values))
         or values != sorted(set(values))
         or values[0] != 0
+        or not _are_names([label.name for label in classes])
     ):
         raise StoreError(f"{where}: the class table must hold 2 to {MAX_CLASSES} ascending values, background 0 first")
-    return classes
+    return Root(
+        format=expected, recipe_id=recipe_id, recipe=recipe, classes=classes, modalities=modalities, geols=geols
+    )
 
 
-def checked_case(document: Mapping[str, Any], where: Path, format_: Format, channels: int) -> CaseMetadata:
-    """Check a case's zarr.json: geometry, and one zarr.json and one shard per array, nothing else.
-
-    Args:
-        document: the parsed file.
-        where: its path, for errors.
-        format_: of the store.
-        channels: how many channels its 4-D array has, by the root.
+def checked_case(document: Mapping[str, Any], where: Path, root: Root) -> CaseMetadata:
+    """Check a case's zarr.json: geometry, sources, classes, and one zarr.json and one shard per array, nothing else.
 
     Raises:
         StoreError: something is missing, of a wrong type, or beyond the limits.
@@ -205,29 +172,30 @@ def checked_case(document: Mapping[str, Any], where: Path, format_: Format, chan
     geols = group_attributes(document, where)
     try:
         geometry = Geometry.from_json(geols["geometry"])
-        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in geols["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise StoreError(f"{where}: geometry or files are not as version 1 has them ({error!r})") from error
-    if not all(0 < n <= MAX_AXIS for n in geometry.size) or len(geometry.direction) != 9:
-        raise StoreError(f"{where}: size {geometry.size} or direction is out of bounds")
-    if not all(0 < s < math.inf for s in geometry.spacing):
-        raise StoreError(f"{where}: spacing {geometry.spacing} is not positive")
-    kinds = ARRAYS[format_]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in geols["files"].items()}
+        problem = (
+            _problem_of_geometry(geols["geometry"])
+            or _problem_of_source(geols["source"], len(root.modalities))
+            or (_problem_of_maps(geols, root) if root.format == "geols-labels" else _problem_of_image(geols, root))
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise StoreError(f"{where}: not as version 1 has it ({error!r})") from error
+    if problem:
+        raise StoreError(f"{where}: {problem}")
+    kinds = ARRAYS[root.format]
     if set(files) != {path for kind in kinds for path in (kind.metadata_path, kind.shard_path)}:
-        raise StoreError(f"{where}: lists the files {sorted(files)}, which is not what a case of {format_} consists of")
+        raise StoreError(
+            f"{where}: lists the files {sorted(files)}, not those that a case of {root.format} consists of"
+        )
+    if not all(_is_int(n) and 0 < n <= MAX_ARRAY_BYTES and _is_sha256(digest) for n, digest in files.values()):
+        raise StoreError(f"{where}: a file's size or digest is malformed")
+    channels = len(root.channels) if root.format == "geols-labels" else len(root.modalities)
     shapes = {
         kind.name: (channels, *geometry.shape_zyx) if len(kind.axes) == 4 else geometry.shape_zyx for kind in kinds
     }
     for kind in kinds:
         _require_plausible_size(kind, shapes[kind.name], files[kind.shard_path][0], where)
     return CaseMetadata(geometry=geometry, shapes=shapes, files=files, geols=geols)
-
-
-def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: Path) -> None:
-    """Refuse, before anything is allocated, an array too large in itself or for its shard."""
-    decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, ChunkGrid.of(shape).inner))
-    if decoded > MAX_ELEMENTS or chunk > MAX_CHUNK_BYTES or decoded > MAX_LZ4_RATIO * shard_bytes:
-        raise StoreError(f"{where}: {kind.name} of shape {shape} is not plausible for {shard_bytes} bytes")
 
 
 def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ...], where: Path) -> None:
@@ -237,5 +205,73 @@ def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ..
         StoreError: naming the first key that differs.
     """
     found, expected = parse_json(content, where), array_metadata(kind, shape)
-    if differs := [key for key in {**expected, **found} if found.get(key) != expected.get(key)]:
-        raise StoreError(f"{where}: {differs[0]} is not what version {VERSION} prescribes for {kind.name} {shape}")
+    for key in {**expected, **found}:
+        if key not in found or key not in expected or canonical_json(found[key]) != canonical_json(expected[key]):
+            raise StoreError(f"{where}: {key} is not what version {VERSION} prescribes for {kind.name} {shape}")
+
+
+def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: Path) -> None:
+    """Refuse, before anything is allocated, an array too large in itself or for its shard."""
+    decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, ChunkGrid.of(shape).inner))
+    if decoded > MAX_ARRAY_BYTES or chunk > MAX_CHUNK_BYTES or decoded > MAX_LZ4_RATIO * shard_bytes:
+        raise StoreError(f"{where}: {kind.name} of shape {shape} is not plausible for {shard_bytes} bytes")
+
+
+def _problem_of_geometry(geometry: Mapping[str, Any]) -> str:
+    lengths = {"size": 3, "spacing": 3, "origin": 3, "direction": 9}
+    if any(not _are_numbers(geometry[key], length) for key, length in lengths.items()):
+        return "size, spacing, origin and direction must be 3, 3, 3 and 9 finite numbers"
+    if not all(_is_int(n) and 0 < n <= MAX_AXIS for n in geometry["size"]):
+        return f"size {geometry['size']} is out of bounds"
+    return "" if all(s > 0 for s in geometry["spacing"]) else f"spacing {geometry['spacing']} is not positive"
+
+
+def _problem_of_source(source: Mapping[str, Any], modalities: int) -> str:
+    digests = [*source["image_sha256"], source["label_sha256"], source["geometry_sha256"]]
+    well_formed = len(source["image_sha256"]) == modalities and all(map(_is_sha256, digests))
+    return "" if well_formed else "source is not a SHA-256 per modality, label and geometry"
+
+
+def _problem_of_maps(geols: Mapping[str, Any], root: Root) -> str:
+    values = [label.value for label in root.classes]
+    present, channels = geols["present"], geols["channels"]
+    if not all(map(_is_int, present)) or present != sorted(set(present) & set(values)):
+        return f"present {present} is not an ascending list of class values"
+    if not all(map(_is_int, channels)) or channels != [values[index] for index in root.channels]:
+        return f"channels {channels} are not those of the root's recipe and class table"
+    for value, seeds in geols["seeds"].items():
+        if value not in map(str, values) or not all(_is_int(seeds[key]) for key in ("count", "fallbacks")):
+            return "seeds are not a count and fallbacks per class value"
+    for value, stats in geols["stats"].items():
+        if value not in map(str, values) or not _are_numbers([stats[k] for k in ("mean_distance", "min", "max")], 3):
+            return "stats are not three numbers per class value"
+    return ""
+
+
+def _problem_of_image(geols: Mapping[str, Any], root: Root) -> str:
+    scale, offset = geols["image"]["scale"], geols["image"]["offset"]
+    well_formed = all(_are_numbers(v, len(root.modalities)) for v in (scale, offset)) and all(s > 0 for s in scale)
+    return "" if well_formed else "image scale and offset are not one number per modality, scale above 0"
+
+
+def _is_int(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _are_numbers(values: Any, length: int) -> bool:
+    """Whether `values` is a list of so many finite numbers that float32 can hold."""
+    return (
+        isinstance(values, list)
+        and len(values) == length
+        and all(type(v) in (int, float) and abs(v) <= MAX_NUMBER for v in values)
+    )
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    """Whether all are different texts of 1 to 200 printable characters."""
+    printable = all(isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() for name in names)
+    return printable and 0 < len(names) == len(set(names))

@@ -29,10 +29,13 @@ def _fill(source: npt.NDArray[np.float32], target: npt.NDArray[np.int16]) -> tup
         np.copyto(target, source, casting="unsafe")
         if np.array_equal(target, source):
             return 1.0, 0.0
+    if low == high:
+        target[...] = 0
+        return 1.0, low
     if high - low <= _HIGH - _LOW and np.array_equal(np.rint(source), source):
         scale, offset = 1.0, low - _LOW
     else:
-        scale = (high - low) / (_HIGH - _LOW) or 1.0  # 1 for a constant image
+        scale = (high - low) / (_HIGH - _LOW)
         offset = low - _LOW * scale
     np.copyto(target, np.clip(np.rint((source - np.float64(offset)) / scale), _LOW, _HIGH), casting="unsafe")
     return scale, offset

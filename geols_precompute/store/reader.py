@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.store import guards, shard
+from geols_precompute.store import files, guards, shard
 from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
 from geols_precompute.store.shard import Window
 
@@ -39,16 +40,17 @@ class Store:
         if not (self.path / MANIFEST).exists():
             hint = "run geols-store finalize" if (self.path / METADATA).exists() else "is this a store?"
             raise StoreError(f"{self.path}: has no {MANIFEST}; {hint}")
-        content = guards.read_limited(self.path, MANIFEST, guards.MAX_MANIFEST_BYTES)
+        content = files.read_limited(self.path, MANIFEST, files.MAX_MANIFEST_BYTES)
         self.manifest = guards.checked_manifest(content, self.path / MANIFEST, self.format)
-        root = self._checked_metadata(METADATA, self.manifest.root_sha256)
-        self.geols = guards.group_attributes(root, self.path / METADATA)
-        guards.require_format(self.geols, self.path / METADATA, self.format)
-        self.classes = guards.checked_classes(self.geols, self.path / METADATA)
+        document = self._checked_metadata(METADATA, self.manifest.root_sha256)
+        self.root = guards.checked_root(document, self.path / METADATA, self.format)
+        if self.root.recipe_id != self.manifest.recipe_id:
+            raise StoreError(f"{self.path}: recipe_id of {MANIFEST} and {METADATA} differ; run geols-store finalize")
         self.digest = self.manifest.digest
         self.cases = tuple(sorted(self.manifest.cases))
-        self.recipe: dict[str, Any] = self.geols.get("recipe", {})
-        self._channels = self._count_channels()
+        self.classes = self.root.classes
+        self.recipe: Mapping[str, Any] = self.root.recipe
+        self.geols: Mapping[str, Any] = self.root.geols
         self._metadata: dict[str, guards.CaseMetadata] = {}
 
     @classmethod
@@ -72,7 +74,7 @@ class Store:
         if case not in self._metadata:
             where = f"{case}/{METADATA}"
             document = self._checked_metadata(where, self.manifest.cases[case])
-            self._metadata[case] = guards.checked_case(document, self.path / where, self.format, self._channels)
+            self._metadata[case] = guards.checked_case(document, self.path / where, self.root)
         return self._metadata[case]
 
     def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> npt.NDArray[Any]:
@@ -86,14 +88,17 @@ class Store:
         shape = metadata.shapes[kind.name]
         window = _checked_window(window, shape[-3:])
         where = f"{case}/{kind.metadata_path}"
-        declaration = guards.read_limited(self.path, where, guards.MAX_METADATA_BYTES)
+        declaration = files.read_limited(self.path, where, files.MAX_METADATA_BYTES)
         guards.require_array_metadata(declaration, kind, shape, self.path / where)
         relative = f"{case}/{kind.shard_path}"
-        descriptor = guards.open_regular(self.path, relative)
+        descriptor = files.open_regular(self.path, relative)
         try:
             declared, found = metadata.files[kind.shard_path][0], os.fstat(descriptor).st_size
             if found != declared:
-                raise StoreError(f"{self.path / relative}: {found} bytes, {declared} expected; restore or recompute it")
+                raise StoreError(
+                    f"{self.path / relative}: {found} bytes, {declared} expected; restore it, or run "
+                    "geols-precompute again"
+                )
 
             def pread(offset: int, length: int) -> bytes:
                 return os.pread(descriptor, length, offset)
@@ -103,16 +108,13 @@ class Store:
             os.close(descriptor)
 
     def _checked_metadata(self, relative: str, sha256: str) -> dict[str, Any]:
-        content = guards.read_limited(self.path, relative, guards.MAX_METADATA_BYTES)
+        content = files.read_limited(self.path, relative, files.MAX_METADATA_BYTES)
         if sha256_hex(content) != sha256:
             raise StoreError(
                 f"{self.path / relative}: differs from its digest in the manifest; restore it, or run "
-                "geols-precompute again and geols-store finalize"
+                "geols-precompute again"
             )
-        return guards.parse_json(content, self.path / relative)
-
-    def _count_channels(self) -> int:
-        raise NotImplementedError
+        return files.parse_json(content, self.path / relative)
 
 
 class LabelStore(Store):
@@ -128,23 +130,16 @@ class LabelStore(Store):
     @property
     def channels(self) -> tuple[int, ...]:
         """The class index of each stored channel: every foreground class, and the background if it is stored."""
-        first = 0 if self.recipe.get("maps", {}).get("background") == "seeds" else 1
-        return tuple(range(first, len(self.classes)))
+        return self.root.channels
 
     def present(self, case: str) -> tuple[int, ...]:
         """Return the class indices that a case's whole volume has."""
         values = [label.value for label in self.classes]
-        try:
-            return tuple(values.index(value) for value in self.metadata(case).geols["present"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.path / case}: present lists a value that is no class") from error
+        return tuple(values.index(value) for value in self.metadata(case).geols["present"])
 
     def maps(self, case: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
         """Return the stored maps of a case, uint8 [channel,z,y,x], or of a window (z, y, x slices) of it."""
         return self.read(case, MAPS, window)
-
-    def _count_channels(self) -> int:
-        return len(self.channels)
 
 
 class VolumeStore(Store):
@@ -155,7 +150,7 @@ class VolumeStore(Store):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names along an image's first axis."""
-        return tuple(self.recipe.get("modalities", ()))
+        return self.root.modalities
 
     def image(self, case: str, window: Window | None = None) -> npt.NDArray[np.int16]:
         """Return a case's stored image, int16 [modality,z,y,x]; see `scale_offset`."""
@@ -167,17 +162,8 @@ class VolumeStore(Store):
 
     def scale_offset(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""
-        try:
-            stored = self.metadata(case).geols["image"]
-            scale, offset = (np.asarray(stored[key], np.float32) for key in ("scale", "offset"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.path / case}: image has no scale and offset") from error
-        if scale.shape != (self._channels,) or offset.shape != scale.shape or not np.isfinite([scale, offset]).all():
-            raise StoreError(f"{self.path / case}: scale and offset are not one finite number per modality")
-        return scale, offset
-
-    def _count_channels(self) -> int:
-        return len(self.modalities)
+        stored = self.metadata(case).geols["image"]
+        return np.asarray(stored["scale"], np.float32), np.asarray(stored["offset"], np.float32)
 
 
 def _checked_window(window: Window | None, shape: tuple[int, ...]) -> Window:

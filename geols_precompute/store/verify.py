@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import StoreError
-from geols_precompute.store import guards
+from geols_precompute.store import files
 from geols_precompute.store.layout import ARRAYS, MANIFEST, METADATA
 from geols_precompute.store.reader import LabelStore, Store, VolumeStore
 from geols_precompute.store.writer import array_sha256
@@ -33,8 +33,8 @@ def open_store(path: Path) -> Store:
     """
     document = {}
     if (path / MANIFEST).exists():
-        content = guards.read_limited(path, MANIFEST, guards.MAX_MANIFEST_BYTES)
-        document = guards.parse_json(content, path / MANIFEST)
+        content = files.read_limited(path, MANIFEST, files.MAX_MANIFEST_BYTES)
+        document = files.parse_json(content, path / MANIFEST)
     return VolumeStore(path) if document.get("format") == VolumeStore.format else LabelStore(path)
 
 
@@ -43,9 +43,11 @@ def verify_case(store: Store, case: str) -> Finding | None:
     try:
         metadata = store.metadata(case)
         for relative, (size, sha256) in metadata.files.items():
-            content = guards.read_limited(store.path, f"{case}/{relative}", size)
-            if len(content) != size or sha256_hex(content) != sha256:
-                raise StoreError(f"{store.path / case / relative}: differs from its digest")
+            if files.file_sha256(store.path, f"{case}/{relative}", size) != sha256:
+                raise StoreError(
+                    f"{store.path / case / relative}: differs from its digest; remove {store.path / case} and run "
+                    "geols-precompute again, or restore it"
+                )
         for kind in ARRAYS[store.format]:
             if array_sha256(store.read(case, kind)) != metadata.geols.get(f"{kind.name}_sha256"):
                 raise StoreError(f"{store.path / case / kind.name}: the decoded array differs from its digest")
@@ -77,6 +79,7 @@ def compare_source(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Statu
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
-            yield path.relative_to(folder).as_posix()
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*names, *links):
+            yield Path(parent, name).relative_to(folder).as_posix()

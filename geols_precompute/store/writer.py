@@ -8,18 +8,19 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from geols_precompute.cases import is_case_id
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import recipe_differences
-from geols_precompute.store import guards
+from geols_precompute.store import files, guards
 from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,
@@ -40,26 +41,44 @@ _ABANDONED_AFTER_SECONDS = 24 * 3600
 def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     """Create a store's folder and root zarr.json, or check that an existing one was made with the same recipe.
 
+    A store without a committed case takes any recipe.
+
     Raises:
         StoreError: the store there has another format, recipe or class table; the message names what differs.
     """
-    path = root / METADATA
     content = canonical_json(metadata)
     root.mkdir(parents=True, exist_ok=True)
     remove_abandoned(root)
-    if path.exists():
-        found = guards.group_attributes(guards.parse_json(path.read_bytes(), path), path)
-        wanted = metadata["attributes"]["geols"]
-        guards.require_format(found, path, wanted["format"])
-        compared = ("recipe", "classes")
-        differing = recipe_differences({k: wanted[k] for k in compared}, {k: found.get(k) for k in compared})
-        if differing:
-            raise StoreError(
-                f"{root} was made with other parameters ({'; '.join(differing)}); use --name NAME for a second label "
-                "store over the same volumes, or another --out"
-            )
-    if not path.exists() or path.read_bytes() != content:
-        _replace_file(path, content)
+    if (root / METADATA).exists():
+        if committed_cases(root):
+            _require_same_recipe(root, metadata["attributes"]["geols"])
+        if (root / METADATA).read_bytes() == content:
+            return
+    _replace_file(root / METADATA, content)
+    if (root / MANIFEST).exists():
+        write_manifest(root)
+
+
+def _require_same_recipe(root: Path, wanted: Mapping[str, Any]) -> None:
+    found = read_attributes(root)
+    guards.require_format(found, root / METADATA, wanted["format"])
+    compared = ("recipe", "classes")
+    differing = recipe_differences({k: wanted[k] for k in compared}, {k: found.get(k) for k in compared})
+    if differing:
+        remedy = "use another --out"
+        if wanted["format"] == "geols-labels":
+            remedy = "use --name NAME for a second label store over the same volumes, or another --out"
+        raise StoreError(f"{root} was made with other parameters ({'; '.join(differing)}); {remedy}")
+
+
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """Return the geols attributes of a root's or a case's zarr.json.
+
+    Raises:
+        StoreError: it is not there, a link, too large, or no group of ours.
+    """
+    content = files.read_limited(folder, METADATA, files.MAX_METADATA_BYTES)
+    return guards.group_attributes(files.parse_json(content, folder / METADATA), folder / METADATA)
 
 
 def commit_case(
@@ -81,7 +100,7 @@ def commit_case(
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
     with _temporary(root, Path.mkdir) as folder:
-        files: dict[str, dict[str, Any]] = {}
+        listed: dict[str, dict[str, Any]] = {}
         digests = {}
         for kind in ARRAYS[format_]:
             array = arrays[kind.name]
@@ -90,9 +109,9 @@ def commit_case(
                 (kind.shard_path, encode_shard(array, kind)),
             ):
                 _write(folder / relative, content)
-                files[relative] = {"bytes": len(content), "sha256": sha256_hex(content)}
+                listed[relative] = {"bytes": len(content), "sha256": sha256_hex(content)}
             digests[f"{kind.name}_sha256"] = array_sha256(array)
-        attributes = {**geols, **digests, "geometry": geometry.as_json(), "files": files}
+        attributes = {**geols, **digests, "geometry": geometry.as_json(), "files": listed}
         ome = ome_metadata(case, ARRAYS[format_][0], geometry)
         content = canonical_json(group_metadata({"ome": ome, "geols": attributes}))
         _write(folder / METADATA, content)
@@ -119,30 +138,56 @@ def remove_case(root: Path, case: str) -> None:
         shutil.rmtree(doomed)
 
 
-def committed_cases(root: Path) -> dict[str, dict[str, Any]]:
-    """Return {case: its geols attributes} of every whole case; no manifest is needed."""
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    found = {folder.name: committed_case(root, folder.name) for folder in folders if not folder.name.startswith(".")}
+def committed_cases(root: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return {case: its geols attributes} of every whole case; no manifest is needed.
+
+    With `digests`, those of a manifest, a case whose zarr.json has another digest than it says is not whole.
+    """
+    names = sorted(folder.name for folder in root.iterdir()) if root.is_dir() else []
+    found = {name: committed_case(root, name, digests) for name in names if is_case_id(name)}
     return {case: geols for case, geols in found.items() if geols is not None}
 
 
-def committed_case(root: Path, case: str) -> dict[str, Any] | None:
-    """Return a case's geols attributes, or None if it is not there or a file has not the size that it should have."""
-    path = root / case / METADATA
-    with suppress(StoreError, OSError, KeyError, TypeError, AttributeError):
-        geols = guards.group_attributes(guards.parse_json(path.read_bytes(), path), path)
-        if all((root / case / name).stat().st_size == entry["bytes"] for name, entry in geols["files"].items()):
+def committed_case(root: Path, case: str, digests: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """Return a case's geols attributes, or None if a file has not the size that it should have.
+
+    `digests` are those of `committed_cases`.
+    """
+    with suppress(StoreError, OSError, LookupError, TypeError, ValueError, AttributeError):
+        content = files.read_limited(root, f"{case}/{METADATA}", files.MAX_METADATA_BYTES)
+        where = root / case / METADATA
+        geols = guards.group_attributes(files.parse_json(content, where), where)
+        if digests and digests.get(case, sha256_hex(content)) != sha256_hex(content):
+            return None
+        if all((root / case / name).lstat().st_size == entry["bytes"] for name, entry in geols["files"].items()):
             return geols
     return None
 
 
-def write_manifest(root: Path) -> str:
-    """Write the manifest over the committed cases and return its SHA-256, the store digest."""
-    path = root / METADATA
-    content = path.read_bytes()
-    geols = guards.group_attributes(guards.parse_json(content, path), path)
-    cases = {case: sha256_hex((root / case / METADATA).read_bytes()) for case in committed_cases(root)}
-    document = canonical_json(manifest(geols["format"], geols["recipe_id"], sha256_hex(content), cases))
+def manifest_digests(root: Path) -> Mapping[str, str]:
+    """Return {case: SHA-256 of its zarr.json} of a store's manifest; nothing if there is none, or a damaged one."""
+    with suppress(StoreError, OSError):
+        content = files.read_limited(root, MANIFEST, files.MAX_MANIFEST_BYTES)
+        return guards.checked_manifest(content, root / MANIFEST, _format_of(root)).cases
+    return {}
+
+
+def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
+    """Write the manifest over the committed cases and return its SHA-256, the store digest.
+
+    Raises:
+        StoreError: the root is damaged, or two cases have one id, letter case aside.
+    """
+    content = files.read_limited(root, METADATA, files.MAX_METADATA_BYTES)
+    where = root / METADATA
+    checked = guards.checked_root(files.parse_json(content, where), where, _format_of(root))
+    cases = {
+        case: sha256_hex(files.read_limited(root, f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
+        for case in committed_cases(root)
+        if case not in leave_out
+    }
+    document = canonical_json(manifest(checked.format, checked.recipe_id, sha256_hex(content), cases))
+    guards.checked_manifest(document, root / MANIFEST, checked.format)
     _replace_file(root / MANIFEST, document)
     return sha256_hex(document)
 
@@ -156,8 +201,9 @@ def remove_abandoned(root: Path) -> None:
 
 
 def _format_of(root: Path) -> Format:
-    path = root / METADATA
-    format_: Format = guards.group_attributes(guards.parse_json(path.read_bytes(), path), path)["format"]
+    format_ = read_attributes(root).get("format")
+    if format_ not in ARRAYS:
+        raise StoreError(f"{root / METADATA}: format {format_!r} is not one of {', '.join(ARRAYS)}")
     return format_
 
 

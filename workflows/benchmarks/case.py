@@ -72,7 +72,7 @@ def prepare_task(root: Path, out: Path) -> Task:
     recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
     plan = make_plan(dataset, recipe, out, "labels")
     create_stores(plan)
-    compile_once(recipe.maps, joint=False)
+    compile_once(recipe.maps)
     return plan.tasks[0]
 
 
