@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +125,15 @@ def is_case_id(name: str) -> bool:
 def is_image(path: Path) -> bool:
     """Whether `path` looks like an image file that SimpleITK reads, by its name."""
     return not path.name.startswith(".") and path.name.lower().endswith(IMAGE_ENDINGS) and path.is_file()
+
+
+def images_below(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the image files in a folder and up to `depth` levels below it, sorted; stores are left alone."""
+    for path in sorted(folder.iterdir()):
+        if is_image(path):
+            yield path
+        elif depth and path.is_dir() and not path.name.startswith(".") and path.suffix != ".zarr":
+            yield from images_below(path, depth - 1)
 
 
 def stem(path: Path) -> str:

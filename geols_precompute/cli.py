@@ -13,7 +13,7 @@ from geols_precompute.options import (
     EXIT_SOME_FAILED,
     ClassNames,
     CountOrWord,
-    debug_option,
+    reports_errors,
 )
 from geols_precompute.recipe import PRESETS, Recipe
 
@@ -40,7 +40,7 @@ MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "backgrou
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 is this one.  [default: one per core]")
-@debug_option
+@reports_errors(extra="precompute")
 def precompute(
     data: Path,
     recipe_name: str | None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geols_precompute.cases import CaseList, Dataset, is_image, stem
+from geols_precompute.cases import CaseList, Dataset, images_below, is_image, stem
 from geols_precompute.errors import InputError
 
 KNOWN = (
@@ -61,8 +61,7 @@ def _described(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
     path = root / "dataset.json"
     try:
         description = json.loads(path.read_text())
-        channels = description.get("channel_names", description.get("modality"))
-        names = [str(channels[key]) for key in sorted(channels, key=int)]
+        names = channel_names(description)
         classes, ignore = _label_names(description["labels"])
         channel_numbers = _choose(names, wanted, path)
         training = description.get("training")
@@ -81,6 +80,14 @@ def _described(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
         layout=layout, root=root, modalities=wanted or tuple(names), cases=cases, problems=problems, classes=classes,
         ignore=ignore, licence=_text(description, "licence", "license"), citation=_text(description, "reference"),
     )  # fmt: skip
+
+
+def channel_names(description: Mapping[str, Any]) -> list[str]:
+    """Return the modalities of a dataset.json in the order of their numbers, of nnU-Net or the MSD."""
+    channels = description.get("channel_names", description.get("modality"))
+    if not isinstance(channels, Mapping):
+        raise TypeError("channel_names is not an object")
+    return [str(channels[key]) for key in sorted(channels, key=int)]
 
 
 def _label_names(labels: Mapping[str, Any]) -> tuple[dict[int, str], int | None]:
@@ -155,7 +162,7 @@ def _case_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset:
     """Read `root` as folders of cases (up to three levels deep, for HGG/CASE), or as the folder of one case."""
     brats: dict[str, dict[str, Path]] = {}
     flare: dict[str, dict[str, Path]] = {}
-    for path in _images_below(root, depth=3):
+    for path in images_below(root, depth=3):
         if match := _FLARE_FILE.fullmatch(stem(path)):
             _put(flare.setdefault(str(path.parent / match["id"]), {}), match["kind"].lower(), path)
         if match := _BRATS_FILE.fullmatch(stem(path)):
@@ -172,14 +179,6 @@ def _put(files: dict[str, Path], key: str, path: Path) -> None:
     if key in files:
         raise InputError(f"{files[key]} and {path} are the same volume of one case; remove one of them")
     files[key] = path
-
-
-def _images_below(folder: Path, depth: int) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if is_image(path):
-            yield path
-        elif depth and path.is_dir() and not path.name.startswith(".") and path.suffix != ".zarr":
-            yield from _images_below(path, depth - 1)
 
 
 def _brats_folders(root: Path, folders: dict[str, dict[str, Path]], wanted: tuple[str, ...] | None) -> Dataset:

@@ -14,11 +14,8 @@ from geols_precompute.errors import GeolsError, MissingExtraError
 
 P = ParamSpec("P")
 
-#: The extra that brings each optional package.
-EXTRA_OF = {
-    "numba": "precompute", "scipy": "precompute", "dask": "precompute",
-    "distributed": "precompute", "torch": "train", "matplotlib": "train",
-}  # fmt: skip
+#: Packages that only some extras bring.
+OPTIONAL = {"dask", "distributed", "matplotlib", "numba", "scipy", "torch"}
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -59,38 +56,39 @@ class ClassNames(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
-def debug_option(command: Callable[P, int]) -> Callable[P, None]:
-    """Add --debug, print a GeolsError as one line, and exit with the number that the command returns."""
+def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
+    """Make a function the body of a command: its result is the exit status, and its errors are one line each.
 
-    @click.option("--debug", is_flag=True, help="Show where an error came from.")
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            status = _with_extras(command, *args, **kwargs)
-        except GeolsError as error:
-            if kwargs["debug"]:
-                traceback.print_exc()
-            click.echo(f"error: {error}", err=True)
-            status = EXIT_WRONG
-        except KeyboardInterrupt:
-            click.echo("stopped; run the same command again to go on", err=True)
-            status = EXIT_INTERRUPTED
-        except Exception as error:
-            # status 1 means that some cases failed; a bug of ours must not look like that
-            if kwargs["debug"]:
-                raise
-            click.echo(f"error: unexpected {type(error).__name__}: {error} (--debug shows where)", err=True)
-            status = EXIT_WRONG
-        sys.exit(status)
+    Adds --debug, which shows where an error came from.
 
-    return wrapped
+    Args:
+        extra: what to install if an optional package is missing.
+    """
+
+    def decorate(command: Callable[P, int]) -> Callable[P, None]:
+        @click.option("--debug", is_flag=True, help="Show where an error came from.")
+        @functools.wraps(command)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                sys.exit(command(*args, **kwargs))
+            except KeyboardInterrupt:
+                click.echo("stopped; run the same command again to go on", err=True)
+                sys.exit(EXIT_INTERRUPTED)
+            except Exception as error:
+                if kwargs["debug"]:
+                    traceback.print_exc()
+                click.echo(f"error: {_one_line(error, extra)}", err=True)
+                # never 1, which means that some cases failed
+                sys.exit(EXIT_WRONG)
+
+        return wrapped
+
+    return decorate
 
 
-def _with_extras(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
-    try:
-        return command(*args, **kwargs)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in EXTRA_OF:
-            raise
-        raise MissingExtraError(package, EXTRA_OF[package]) from error
+def _one_line(error: Exception, extra: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").split(".")[0]) in OPTIONAL:
+        return str(MissingExtraError(package, extra))
+    if isinstance(error, GeolsError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)"

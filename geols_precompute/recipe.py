@@ -81,6 +81,17 @@ class Preprocessing:
         if self.clip is not None and not (len(self.clip) == 2 and 0 <= self.clip[0] < self.clip[1] <= 100):
             raise RecipeError(f"clip must be two percentiles, 0 <= low < high <= 100, got {list(self.clip)}")
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Preprocessing:
+        """Return the preprocessing of a store's metadata; the inverse of `as_json`."""
+        spacing, clip = document["spacing"], document["clip"]
+        return cls(
+            modalities=tuple(document["modalities"]),
+            ignore=document["ignore"],
+            spacing=tuple(spacing) if spacing else None,
+            clip=tuple(clip) if clip else None,
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON document whose digest keys `volumes.zarr`."""
         return {
@@ -180,6 +191,16 @@ class TrainingHints:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     crop: tuple[int, int, int] | None = None
     skull_stripped: bool = False
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TrainingHints:
+        """Return the hints of a store's metadata; the inverse of `as_json`."""
+        z_y_x = tuple(int(n) for n in document.get("crop") or ())
+        return cls(
+            regions={str(name): tuple(map(int, values)) for name, values in document.get("regions", {}).items()},
+            crop=(z_y_x[0], z_y_x[1], z_y_x[2]) if z_y_x else None,
+            skull_stripped=bool(document.get("skull_stripped", False)),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the hints as the root metadata of `volumes.zarr` holds them."""

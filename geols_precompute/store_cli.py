@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, debug_option
+from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import Status, compare_source, open_store, strange_entries, verify_case
 
@@ -24,7 +24,7 @@ def store() -> None:
 
 @store.command()
 @_STORE
-@debug_option
+@reports_errors(extra="precompute")
 def info(store: Path, debug: bool) -> int:
     """Print a store's digest, recipe, classes and sizes."""
     opened = open_store(store)
@@ -49,7 +49,7 @@ def info(store: Path, debug: bool) -> int:
 @store.command()
 @_STORE
 @click.option("--data", type=click.Path(path_type=Path), help="Compare every case with this lab's copy of the data.")
-@debug_option
+@reports_errors(extra="precompute")
 def verify(store: Path, data: Path | None, debug: bool) -> int:
     """Recompute every digest of a store; with --data, compare its sources with a data folder.
 
@@ -74,7 +74,7 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
 @store.command()
 @_STORE
 @click.option("--partial", is_flag=True, help="Leave out planned cases that are missing.")
-@debug_option
+@reports_errors(extra="precompute")
 def finalize(store: Path, partial: bool, debug: bool) -> int:
     """Write the manifest over the committed cases of a store whose run was cut short."""
     from geols_precompute import runlog

@@ -1,0 +1,71 @@
+"""Hardware: which device a run uses, whether it has bfloat16, and what to do when its memory ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+import torch
+
+from geols_precompute.errors import GeolsError, InputError
+
+Precision = Literal["auto", "bf16", "float32"]
+
+
+class OutOfMemoryError(GeolsError, MemoryError):
+    """A step does not fit the memory; the message names the options to lower."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; auto is the first accelerator, else the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"--device {name} is not available here; take auto or cpu") from error
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Return the context in which a network runs: bf16 autocast where asked for, or where the hardware has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
+
+
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Whether a network of this precision runs in bfloat16 on this device."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+@contextmanager
+def explain_out_of_memory(options: str) -> Iterator[None]:
+    """Turn every kind of out of memory into an error that says which `options` to lower.
+
+    Raises:
+        OutOfMemoryError: memory ended inside.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        ended = isinstance(error, MemoryError | torch.OutOfMemoryError) or ("alloc" in text and "memory" in text)
+        if not ended:
+            raise
+        raise OutOfMemoryError(f"out of memory: lower {options}") from error

@@ -1,0 +1,132 @@
+"""Metrics: Dice, surface Dice and 95 % Hausdorff distance of two masks, and the calibration error of probabilities.
+
+Empty masks: if both are empty the agreement is 1 and the distance 0; if one is, the agreement is 0 and the distance
+is not defined (NaN), so it is counted apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from geols_train.mesh import Float64Array, patterns, surface_areas
+
+BoolArray = npt.NDArray[np.bool_]
+Spacing = tuple[float, ...]
+SURFACE_TOLERANCE_MM = 2.0
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well a predicted mask agrees with the reference.
+
+    Attributes:
+        dice: 0 to 1.
+        surface_dice: 0 to 1.
+        hd95_mm: NaN if one mask is empty and the other is not.
+    """
+
+    dice: float
+    surface_dice: float
+    hd95_mm: float
+
+
+def agreement(
+    predicted_ZYX: BoolArray, reference_ZYX: BoolArray, spacing: Sequence[float], *,
+    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+) -> Agreement:  # fmt: skip
+    """Compare two masks [z,y,x] on a grid with `spacing` (z,y,x) in mm.
+
+    - dice: 2|A∩B| / (|A| + |B|).
+    - surface_dice: the share, by area, of both surfaces that lies within `tolerance_mm` of the other (Nikolov et al.
+      2018, as the surface-distance package has it): the border of each mask meshed half-way between voxels.
+    - hd95_mm: the larger of the 95 % quantiles of the distances from one mask's border voxels to the other's, in the
+      two directions, as MONAI has it. A border voxel has a 6-neighbour outside of the mask.
+
+    Beyond the grid is outside for both.
+    """
+    predicted_empty, reference_empty = not predicted_ZYX.any(), not reference_ZYX.any()
+    if predicted_empty or reference_empty:
+        both = float(predicted_empty and reference_empty)
+        return Agreement(dice=both, surface_dice=both, hd95_mm=0.0 if both else math.nan)
+    box = ndimage.find_objects((predicted_ZYX | reference_ZYX).astype(np.uint8))[0]
+    predicted, reference, spacing = predicted_ZYX[box], reference_ZYX[box], tuple(map(float, spacing))
+    return Agreement(
+        dice=dice(predicted, reference),
+        surface_dice=surface_dice(predicted, reference, spacing, tolerance_mm=tolerance_mm),
+        hd95_mm=hausdorff_95(predicted, reference, spacing),
+    )
+
+
+def surface_dice(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing, *, tolerance_mm: float) -> float:
+    """Return the surface Dice of two masks that are not empty; see `agreement`."""
+    areas = surface_areas(spacing)
+    surface_a, surface_b = (areas[patterns(mask)] for mask in (a_ZYX, b_ZYX))
+    to_b, to_a = _distances(surface_a > 0, surface_b > 0, spacing)
+    near = surface_a[surface_a > 0] @ (to_b <= tolerance_mm) + surface_b[surface_b > 0] @ (to_a <= tolerance_mm)
+    return float(near / (surface_a.sum() + surface_b.sum()))
+
+
+def hausdorff_95(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing) -> float:
+    """Return the 95 % Hausdorff distance in mm of two masks that are not empty; see `agreement`."""
+    return max(float(np.quantile(d, 0.95)) for d in _distances(border(a_ZYX), border(b_ZYX), spacing))
+
+
+def dice(predicted_ZYX: BoolArray, reference_ZYX: BoolArray) -> float:
+    """Return 2|A∩B| / (|A| + |B|), 1 if both are empty."""
+    total = np.count_nonzero(predicted_ZYX) + np.count_nonzero(reference_ZYX)
+    return float(2 * np.count_nonzero(predicted_ZYX & reference_ZYX) / total) if total else 1.0
+
+
+def border(mask_ZYX: BoolArray) -> BoolArray:
+    """Return the voxels of a mask with a 6-neighbour outside of it, [z,y,x] bool."""
+    inner: BoolArray = ndimage.binary_erosion(mask_ZYX)
+    return mask_ZYX & ~inner
+
+
+def _distances(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing) -> tuple[Float64Array, Float64Array]:
+    """Return the distances in mm from each voxel of A to the nearest of B, and from each of B to the nearest of A."""
+    to_a, to_b = (ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (a_ZYX, b_ZYX))
+    return to_b[a_ZYX], to_a[b_ZYX]
+
+
+def foreground_dice(predicted: torch.Tensor, label: torch.Tensor, counted: torch.Tensor, n_classes: int) -> list[float]:
+    """Return the Dice of each foreground class over the counted voxels; 1 where both are empty.
+
+    Args:
+        predicted: class indices [z,y,x].
+        label: class indices [z,y,x].
+        counted: [z,y,x] bool.
+        n_classes: background included.
+    """
+    predicted, label = predicted[counted].long(), label[counted].long()
+    overlap, ours, theirs = (
+        torch.bincount(indices, minlength=n_classes).tolist()
+        for indices in (label[predicted == label], predicted, label)
+    )
+    return [2 * o / (p + t) if p + t else 1.0 for o, p, t in zip(overlap[1:], ours[1:], theirs[1:], strict=True)]
+
+
+def calibration_error(probabilities_CZYX: torch.Tensor, label_ZYX: torch.Tensor, counted_ZYX: torch.Tensor) -> float:
+    """Return the expected calibration error of the winning class over the counted voxels (Guo et al. 2017).
+
+    Voxels are sorted into 15 equal bins by the probability of the winning class; the error is the mean over voxels of
+    the gap between the bin's accuracy and its mean probability. 0 if no voxel counts.
+    """
+    confidence, winner = probabilities_CZYX.max(dim=0)
+    right = (winner == label_ZYX)[counted_ZYX].double()
+    confidence = confidence[counted_ZYX].double()
+    if not len(confidence):
+        return 0.0
+    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=bins.device).index_add_(
+        0, bins, right - confidence
+    )
+    return float(gaps.abs().sum() / len(confidence))

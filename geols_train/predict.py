@@ -1,0 +1,142 @@
+"""Predict: from source images to label maps on their own grid, with nothing but a run's best.pt."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+
+from geols_precompute.cases import Case, Problem
+from geols_precompute.errors import InputError, OutputError
+from geols_precompute.geometry import Geometry
+from geols_precompute.preparation import prepare
+from geols_precompute.store.int16 import to_int16
+from geols_precompute.volumes import Volume, read_volume
+from geols_train.checkpoint import NetworkSpec, load_network
+from geols_train.hardware import Precision, choose_device, explain_out_of_memory
+from geols_train.inference import predict_probabilities
+from geols_train.inputs import find_images
+from geols_train.intensity import Float32Array, zscore
+from geols_train.training import BEST
+from geols_train.unet import UNet3D
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A trained network, ready for source images.
+
+    Example:
+        predictor = Predictor.of_run(Path("runs/labels-geols-0.1"))
+        cases, problems = predictor.find(Path("images"))
+        predictor.predict(cases[0], Path("predictions"))
+    """
+
+    network: UNet3D
+    spec: NetworkSpec
+    precision: Precision = "auto"
+
+    @classmethod
+    def of_run(cls, run: Path, *, device: str = "auto", precision: Precision = "auto") -> Self:
+        """Load the best network of a run folder.
+
+        Raises:
+            InputError: the folder holds several repeats, or there is no such device.
+            StoreError: it holds no whole checkpoint.
+        """
+        if not (run / BEST).exists() and (repeats := sorted(run.glob(f"repeat-*/{BEST}"))):
+            raise InputError(f"{run} holds {len(repeats)} repeats; name one of them, for example {repeats[0].parent}")
+        spec, network = load_network(run / BEST, choose_device(device))
+        return cls(network=network, spec=spec, precision=precision)
+
+    def find(self, images: Path) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+        """Return the cases that `images` holds and those that cannot be used; see `find_images`."""
+        return find_images(images, self.spec.preprocessing.modalities)
+
+    def predict(self, case: Case, out: Path, *, probabilities: bool = False) -> Path:
+        """Write OUT/<case>.nii.gz with the classes' file values, and <case>_probabilities.nii.gz if asked.
+
+        Raises:
+            InputError: a file cannot be read, or does not fit the others.
+            OutputError: the output cannot be written.
+        """
+        volume = read_volume(case.images, None, modalities=len(self.spec.preprocessing.modalities))
+        probabilities_CZYX = self.probabilities(volume)
+        path = out / f"{case.id}.nii.gz"
+        _write(label_map(probabilities_CZYX, self.spec), volume.geometry, path)
+        if probabilities:
+            _write(probabilities_CZYX, volume.geometry, out / f"{case.id}_probabilities.nii.gz")
+        return path
+
+    def probabilities(self, volume: Volume) -> Float32Array:
+        """Return class probabilities [c,z,y,x] on the volume's own grid."""
+        prepared = prepare(volume, spacing=self.spec.preprocessing.spacing, clip=self.spec.preprocessing.clip)
+        image = torch.from_numpy(network_input(prepared.image, self.spec))
+        with explain_out_of_memory("the size of the image, or take --device cpu"):
+            probabilities = predict_probabilities(
+                self.network, image, window=self.spec.window, overlap=self.spec.overlap, precision=self.precision
+            )
+        return resample_probabilities(probabilities.cpu().numpy(), prepared.geometry, volume.geometry)
+
+
+def network_input(image_MZYX: Float32Array, spec: NetworkSpec) -> Float32Array:
+    """Return z-scores [modality,z,y,x] of a prepared image, by way of int16 as the store holds it in training."""
+    stored, scale, offset = to_int16(image_MZYX)
+    score = zscore(stored, np.asarray(scale), np.asarray(offset), skull_stripped=spec.skull_stripped)
+    return score.apply(stored)
+
+
+def label_map(probabilities_CZYX: Float32Array, spec: NetworkSpec) -> npt.NDArray[Any]:
+    """Return the most probable class of each voxel as its file value [z,y,x], in the smallest type that holds all."""
+    values = np.array([label.value for label in spec.classes])
+    dtype = next(t for t in (np.uint8, np.int16, np.int32) if values.max() <= np.iinfo(t).max)
+    return values.astype(dtype)[probabilities_CZYX.argmax(axis=0)]
+
+
+def resample_probabilities(probabilities_CZYX: Float32Array, prepared: Geometry, source: Geometry) -> Float32Array:
+    """Return probabilities [c,z,y,x] on the source grid, linearly interpolated; the two grids share their origin."""
+    if prepared.size == source.size and prepared.spacing == source.spacing:
+        return probabilities_CZYX
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetSize(source.size)
+    resampler.SetOutputSpacing(source.spacing)
+    # the source may reach up to half a voxel beyond the prepared grid
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    resampled = np.empty((len(probabilities_CZYX), *source.shape_zyx), np.float32)
+    for class_ZYX, target in zip(probabilities_CZYX, resampled, strict=True):
+        image = sitk.GetImageFromArray(class_ZYX)
+        image.SetSpacing(prepared.spacing)
+        target[:] = sitk.GetArrayViewFromImage(resampler.Execute(image))
+    return resampled
+
+
+def _write(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
+    """Write [z,y,x], or [c,z,y,x] as a 4-D image, under a name that appears only when the file is whole."""
+    volumes = [_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
+    image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(temporary), True)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[-1]
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
+        ) from error
+
+
+def _image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> Any:
+    image = sitk.GetImageFromArray(array_ZYX)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image

@@ -1,0 +1,187 @@
+"""Run: from a configuration to a folder with a trained and tested network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from geols_precompute.errors import InputError, RecipeError
+from geols_precompute.progress import show_progress
+from geols_train.checkpoint import NetworkSpec, load_network
+from geols_train.config import TrainConfig, read_toml
+from geols_train.data import CaseReader
+from geols_train.files import write_json, write_text
+from geols_train.hardware import choose_device
+from geols_train.pictures import draw_cases, draw_curves
+from geols_train.splits import Split, make_split
+from geols_train.stores import Stores, open_stores, require_fit
+from geols_train.testing import CaseResult, mean_and_std, summarise, write_cases
+from geols_train.training import BEST, LAST, Trainer
+from geols_train.unet import require_size, smallest_size
+from geols_train.windows import Size
+
+CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
+#: What may change when a run is resumed: where it runs, and how long it goes on.
+MAY_CHANGE = {"data", "epochs", "cache", "workers", "device", "tensorboard"}
+#: What differs between repeats, in a summary; the other entries say what all of them did.
+MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
+MOST_VOXELS_PER_AXIS = 128
+
+
+def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train, test and draw what the configuration asks for; return the summary.
+
+    The folder receives config.toml, split.json, log.jsonl, best.pt, last.pt, test_cases.csv, summary.json, curves.png
+    and cases.png; with several repeats, a folder repeat-N each, and summary.json holds {mean, std} over them.
+
+    Raises:
+        GeolsError: of the kind that fits, before anything is trained where that can be known.
+        Stopped: a signal came; resume goes on.
+    """
+    choose_device(config.device)
+    stores = open_stores(config.data, config.labels, maps_needed=config.method == "geols")
+    split = make_split(str(folder / SPLIT) if resume else config.split, stores.cases, seed=config.split_seed)
+    require_fit(stores, split.cases)
+    config = with_size(config, stores, split.cases)
+    spec = make_spec(config, stores)
+    reader = make_reader(config, stores, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, config.to_toml())
+    write_json(folder / SPLIT, split.as_json())
+    if config.repeats == 1:
+        return train_once(config, reader, split, spec, folder, config.random_seed, resume=resume)
+    summaries = []
+    for repeat in range(config.repeats):
+        below = folder / f"repeat-{repeat + 1}"
+        below.mkdir(exist_ok=True)
+        seed = config.random_seed + repeat
+        summaries.append(train_once(config, reader, split, spec, below, seed, resume=resume))
+    measured = mean_and_std([{name: summary[name] for name in MEASURED} for summary in summaries])
+    summary = {"repeats": config.repeats, **summaries[0], **measured}
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def train_once(
+    config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, seed: int, *, resume: bool
+) -> dict[str, Any]:
+    """Train one network, test the best of its epochs, and write and return the summary."""
+    if resume and (done := _finished(folder, config.epochs)):
+        return done
+    trainer = Trainer(config, reader, split, spec, folder, seed)
+    if resume:
+        trainer.restore()
+    click.echo(describe(config, split, trainer))
+    progress = trainer.train()
+    draw_curves(folder)
+    _, network = load_network(folder / BEST, trainer.device)
+    evaluator, results = trainer.evaluator, []
+    # nnU-Net's folds have no test cases: the validation cases are then reported, and the summary says so
+    part = "test" if split.test else "validation"
+    with show_progress(len(getattr(split, part)), part) as advance:
+        for case in getattr(split, part):
+            results.append(evaluator.measure(network, case))
+            advance()
+    write_cases(folder / CASES, results)
+    draw_cases(folder, [(result, *evaluator.predict(network, result.case)) for result in ranked(results, spec)], spec)
+    summary = {
+        "method": config.method, "alpha": config.alpha if config.method in ("geols", "ls") else None,
+        "epochs": config.epochs, "best_epoch": progress.best_epoch, "validation_dice": progress.best_dice,
+        "tested_on": part, "eval": config.eval, **summarise(results, spec), "stores": trainer.store_digests(),
+    }  # fmt: skip
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
+    """Return what a training is about to do, in two lines."""
+    smooth = f" (α {config.alpha:g})" if config.method in ("geols", "ls") else ""
+    parts = f"{len(split.train)} cases to train, {len(split.validation)} to validate, {len(split.test)} to test"
+    parameters = sum(p.numel() for p in trainer.network.parameters())
+    return (
+        f"{config.method}{smooth}: {parts}\n{'window' if config.window else 'crop'} "
+        f"{' '.join(map(str, trainer.spec.window))}, {parameters:,} parameters, {trainer.device}, {trainer.precision}"
+    )
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds what a training has learnt, of one repeat or several."""
+    return any(folder.glob(LAST)) or any(folder.glob(f"repeat-*/{LAST}"))
+
+
+def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of the run in `folder`, with the flags that are given anew.
+
+    Raises:
+        InputError: there is no run.
+        RecipeError: a flag would change the numbers of the run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} holds no run to resume (no {CONFIG}); name it with --out, or leave out --resume")
+    saved = read_toml(folder / CONFIG)
+    before, now = TrainConfig.from_mapping(saved), TrainConfig.from_mapping({**saved, **given})
+    old, new = asdict(before), asdict(now)
+    if changed := [name for name in new if new[name] != old[name] and name not in MAY_CHANGE]:
+        listed = ", ".join(f"{name} {old[name]} (now {new[name]})" for name in changed)
+        raise RecipeError(f"{folder} was trained with {listed}; leave that as it was, or start another run with --out")
+    return now
+
+
+def with_size(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> TrainConfig:
+    """Return the configuration with a crop: its own, else the recipe's, else the median size of the cases.
+
+    The median size is rounded up to multiples of 8, at most 128 and at least what the network's levels need.
+
+    Raises:
+        RecipeError: the recipe's crop is smaller than the network's levels allow.
+    """
+    if config.crop or config.window:
+        return config
+    crop = stores.hints.crop
+    if crop is None:
+        median = np.median([stores.volumes.metadata(case).geometry.shape_zyx for case in cases], axis=0)
+        least = smallest_size(config.features)
+        z, y, x = (max(least, min(MOST_VOXELS_PER_AXIS, 8 * math.ceil(n / 8))) for n in median)
+        crop = (z, y, x)
+    require_size(crop, config.features, "the recipe's crop")
+    return replace(config, crop=crop)
+
+
+def make_spec(config: TrainConfig, stores: Stores) -> NetworkSpec:
+    """Return what the network of this run takes and gives."""
+    window: Size | None = config.window or config.crop
+    assert window is not None
+    return NetworkSpec(
+        features=config.features, classes=stores.classes, preprocessing=stores.preprocessing,
+        skull_stripped=stores.hints.skull_stripped, window=window, overlap=config.overlap, regions=stores.hints.regions,
+    )  # fmt: skip
+
+
+def make_reader(config: TrainConfig, stores: Stores, split: Split) -> CaseReader:
+    """Return a reader of every case in the split; each is read once, to find damage and to measure intensities."""
+    reader, zscores = CaseReader(stores=stores, maps_needed=config.method == "geols"), {}
+    with show_progress(len(split.cases), "reading") as advance:
+        for case in split.cases:
+            zscores[case] = reader.examined(case)
+            advance()
+    return replace(reader, zscores=zscores)
+
+
+def ranked(results: Sequence[CaseResult], spec: NetworkSpec) -> list[CaseResult]:
+    """Return the worst, the median and the best case by mean foreground Dice."""
+    foreground = [label.name for label in spec.classes[1:]]
+    order = sorted(results, key=lambda result: result.mean_dice(foreground))
+    return [order[0], order[len(order) // 2], order[-1]]
+
+
+def _finished(folder: Path, epochs: int) -> dict[str, Any] | None:
+    path = folder / SUMMARY
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return summary if summary.get("epochs") == epochs else None

@@ -1,0 +1,137 @@
+"""Splits: which cases train, validate and test, drawn by a rule or read from a file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geols_precompute.errors import InputError
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Case ids of each part; `test` may be empty."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Every case of the split."""
+        return (*self.train, *self.validation, *self.test)
+
+    def as_json(self) -> dict[str, list[str]]:
+        """Return the document of a split.json."""
+        return {part: list(getattr(self, part)) for part in PARTS}
+
+
+def make_split(rule: str, cases: Sequence[str], *, seed: int) -> Split:
+    """Return the split that `rule` asks for.
+
+    Args:
+        rule: counts ("140,20,40") or fractions ("0.7,0.1,0.2") of train, validation and test, or a file: a
+            split.json of a run, or nnU-Net's splits_final.json, where "splits_final.json:3" is fold 3 (0 if not said).
+        cases: ids there are.
+        seed: of the drawing.
+
+    Raises:
+        InputError: the rule or file is not valid, names unknown cases or one twice, or needs more cases.
+    """
+    numbers = _three_numbers(rule)
+    if numbers is None:
+        return _checked(_read(rule), cases, rule)
+    return draw_split(cases, numbers, seed=seed)
+
+
+def draw_split(cases: Sequence[str], numbers: Sequence[float], *, seed: int) -> Split:
+    """Draw a split: sorted ids, `default_rng(seed).permutation`, then the counts in order train, validation, test.
+
+    Args:
+        cases: ids there are.
+        numbers: three counts, or three fractions of which one at least is below 1 and the sum is at most 1.
+        seed: of the permutation.
+
+    Raises:
+        InputError: the numbers do not make sense, or need more cases than there are.
+    """
+    counts = _counts(numbers, len(cases))
+    if sum(counts) > len(cases):
+        raise InputError(
+            f"--split {','.join(f'{n:g}' for n in numbers)} needs {sum(counts)} cases, but the stores hold "
+            f"{len(cases)}; ask for fewer"
+        )
+    order = [sorted(cases)[i] for i in np.random.default_rng(seed).permutation(len(cases))]
+    train, validation, test = counts
+    return Split(
+        train=tuple(order[:train]),
+        validation=tuple(order[train : train + validation]),
+        test=tuple(order[train + validation : train + validation + test]),
+    )
+
+
+def _three_numbers(rule: str) -> list[float] | None:
+    try:
+        numbers = [float(part) for part in rule.split(",")]
+    except ValueError:
+        return None
+    if len(numbers) != 3:
+        raise InputError(f"--split {rule}: three numbers are needed (train, validation, test), or a file")
+    return numbers
+
+
+def _counts(numbers: Sequence[float], n: int) -> tuple[int, int, int]:
+    asked = ",".join(f"{v:g}" for v in numbers)
+    train, validation, test = numbers
+    if min(train, validation) <= 0 or test < 0:
+        raise InputError(f"--split {asked}: training and validation need at least one case each")
+    if all(float(v).is_integer() for v in numbers):
+        return int(train), int(validation), int(test)
+    if sum(numbers) > 1 + 1e-9:
+        raise InputError(f"--split {asked}: fractions must sum to at most 1, counts must be whole numbers")
+    counted = [max(1, round(v * n)) if v else 0 for v in numbers]
+    # rounding must not ask for one case more than there is
+    counted[0] = max(1, min(counted[0], n - counted[1] - counted[2]))
+    return counted[0], counted[1], counted[2]
+
+
+def _read(rule: str) -> Split:
+    name, _, fold = rule.rpartition(":") if rule.rpartition(":")[2].isdigit() else (rule, "", "0")
+    path = Path(name)
+    try:
+        document: Any = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"--split {rule}: no such file, and not three numbers; give TRAIN,VALIDATION,TEST, a split.json or "
+            "nnU-Net's splits_final.json"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+    try:
+        entry = document[int(fold)] if isinstance(document, list) else document
+        validation = entry["validation"] if "validation" in entry else entry["val"]
+        parts = [[str(case) for case in part] for part in (entry["train"], validation, entry.get("test", []))]
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: no fold {fold} with the lists train and val (or validation)") from error
+    return Split(train=tuple(parts[0]), validation=tuple(parts[1]), test=tuple(parts[2]))
+
+
+def _checked(split: Split, cases: Sequence[str], where: str) -> Split:
+    if unknown := sorted(set(split.cases) - set(cases)):
+        raise InputError(
+            f"{where}: {len(unknown)} cases are not in the stores: {', '.join(unknown[:5])}; compute them, or take "
+            "them out of the split"
+        )
+    if twice := [case for case, count in Counter(split.cases).items() if count > 1]:
+        raise InputError(f"{where}: {', '.join(twice[:5])} appears more than once; a case belongs to one part")
+    if not split.train or not split.validation:
+        raise InputError(f"{where}: training and validation need at least one case each")
+    return split

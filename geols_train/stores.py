@@ -1,0 +1,120 @@
+"""Stores: finds the two stores of a data folder, and refuses labels that do not fit the volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geols_precompute.errors import StoreError
+from geols_precompute.recipe import ClassLabel, Preprocessing, TrainingHints, recipe_differences
+from geols_precompute.store.reader import LabelStore, VolumeStore
+from geols_precompute.store.verify import compare_source
+
+VOLUMES = "volumes.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The prepared volumes, and the geodesic maps over them (None if the method needs none and there are none)."""
+
+    volumes: VolumeStore
+    labels: LabelStore | None
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Ids of the cases that every store here has, sorted."""
+        if self.labels is None:
+            return self.volumes.cases
+        return tuple(case for case in self.volumes.cases if case in self.labels.manifest.cases)
+
+    @property
+    def classes(self) -> tuple[ClassLabel, ...]:
+        """The class table, background first."""
+        return self.volumes.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turned source files into the prepared volumes."""
+        try:
+            return Preprocessing.from_json(self.volumes.recipe)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.volumes.path}: its recipe is not as version 1 has it ({error})") from error
+
+    @property
+    def hints(self) -> TrainingHints:
+        """Regions, crop and skull-stripping, as the recipe of the volumes gave them."""
+        try:
+            return TrainingHints.from_json(self.volumes.geols.get("training", {}))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{self.volumes.path}: its training hints are not as version 1 has them") from error
+
+
+def open_stores(data: Path, labels: str, *, maps_needed: bool) -> Stores:
+    """Open DATA/geols/volumes.zarr and the label store of that name; DATA may itself be the folder of the stores.
+
+    A label store that is there is opened even if its maps are not needed, so that every method draws its split from
+    the same cases.
+
+    Args:
+        data: a data folder, or an output folder of geols-precompute.
+        labels: name of a label store beside the volumes, or the path of one.
+        maps_needed: refuse to go on without a label store.
+
+    Raises:
+        StoreError: a store is not there or not whole, or the two differ in recipe or classes.
+    """
+    folder = next((f for f in (data / "geols", data) if (f / VOLUMES).is_dir()), None)
+    if folder is None:
+        raise StoreError(
+            f"no {VOLUMES} in {data / 'geols'} or {data}; run geols-precompute {data} first, or name the folder "
+            "that it wrote"
+        )
+    path = Path(labels) if "/" in labels else folder / f"{labels.removesuffix('.zarr')}.zarr"
+    if not path.is_dir():
+        if maps_needed:
+            raise StoreError(f"no label store {path}; {_names_beside(folder)}")
+        return Stores(volumes=VolumeStore.open(folder / VOLUMES), labels=None)
+    stores = Stores(volumes=VolumeStore.open(folder / VOLUMES), labels=LabelStore.open(path))
+    _require_same_recipe(stores)
+    return stores
+
+
+def require_fit(stores: Stores, cases: Sequence[str]) -> None:
+    """Compare the fingerprints of `cases` in both stores, which also reads and checks their metadata.
+
+    Raises:
+        StoreError: a case's maps were made from other source files than its volume, or a case is damaged.
+    """
+    if stores.labels is None:
+        return
+    for case in cases:
+        volume, maps = stores.volumes.metadata(case), stores.labels.metadata(case)
+        status = compare_source(maps.geols["source"], volume.geols["source"])
+        if status == "same" and volume.geometry != maps.geometry:
+            status = "geometry differs"
+        if status != "same":
+            raise StoreError(
+                f"{stores.labels.path / case}: its maps were made from other data than {stores.volumes.path / case} "
+                f"({status}); compute them again with geols-precompute, or take the store that belongs to this data"
+            )
+
+
+def _require_same_recipe(stores: Stores) -> None:
+    volumes, labels = stores.volumes, stores.labels
+    assert labels is not None
+    if found := recipe_differences(volumes.recipe, labels.recipe["preprocessing"], "preprocessing."):
+        raise StoreError(
+            f"{labels.path} does not fit {volumes.path}: {'; '.join(found)}; compute one of them again with the "
+            "other's recipe"
+        )
+    if volumes.classes != labels.classes:
+        ours, theirs = (", ".join(f"{c.value} {c.name}" for c in s.classes) for s in (volumes, labels))
+        raise StoreError(f"{labels.path} has the classes {theirs}, but {volumes.path} has {ours}; use one class table")
+
+
+def _names_beside(folder: Path) -> str:
+    names = sorted(path.stem for path in folder.glob("*.zarr") if path.name != VOLUMES)
+    if names:
+        return f"--labels takes one of {', '.join(names)}, or a path"
+    return "run geols-precompute first, or give a path with --labels"

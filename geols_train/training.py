@@ -1,0 +1,240 @@
+"""Training: the loop. Steps, validation after every epoch, checkpoints, and going on where a run stopped.
+
+Everything random is drawn from (seed, step) or (seed, epoch), so a run that stops anywhere and is resumed ends with
+the same weights, bit for bit, where the arithmetic of the device is reproducible (a CPU's is).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from geols_precompute.errors import GeolsError, StoreError
+from geols_train.augment import augment
+from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
+from geols_train.config import TrainConfig
+from geols_train.data import Batch, CaseReader, EpochBatches, WindowDataset, make_loader
+from geols_train.hardware import autocast, choose_device, explain_out_of_memory, uses_bf16
+from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
+from geols_train.losses import dice_semimetric_loss, focal_loss, soft_cross_entropy
+from geols_train.splits import Split
+from geols_train.targets import soft_label
+from geols_train.testing import Evaluator
+from geols_train.tracking import Tracker
+
+BEST, LAST = "best.pt", "last.pt"
+_AUGMENTATION = 2
+
+
+class TrainingError(GeolsError, RuntimeError):
+    """Training cannot go on; the message names the cases of the batch."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is: `losses` are those of the epoch under way, one a batch."""
+
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+    best_dice: float = -1.0
+    best_epoch: int = 0
+
+
+class Trainer:
+    """One training of one network.
+
+    Args:
+        config: of the run.
+        reader: of every case in the split.
+        split: who trains and who validates.
+        spec: of the network.
+        folder: receives log.jsonl, best.pt and last.pt.
+        random_seed: of this training.
+    """
+
+    def __init__(
+        self, config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, random_seed: int
+    ) -> None:
+        self.config, self.reader, self.spec, self.folder, self.seed = config, reader, spec, folder, random_seed
+        self.validation_cases = split.validation
+        self.device = choose_device(config.device)
+        torch.manual_seed(random_seed)
+        self.network = spec.network().to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        place: Literal["centre", "random"] = "random" if config.window else "centre"
+        training_reader = reader.cached(split.train) if config.cache == "ram" else reader
+        self.batches = EpochBatches(split.train, config.batch_size, random_seed)
+        self.loader = make_loader(
+            WindowDataset(training_reader, spec.window, place=place), self.batches,
+            workers=default_workers(self.device) if config.workers is None else config.workers,
+            pin=self.device.type == "cuda",
+        )  # fmt: skip
+        self.evaluator = Evaluator(
+            reader=replace(reader, maps_needed=False), spec=spec, extent=config.eval, precision=config.precision
+        )
+        self.progress = Progress()
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.progress.epoch * len(self.batches) + len(self.progress.losses)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic of the network: bf16 or float32."""
+        return "bf16" if uses_bf16(self.device, self.config.precision) else "float32"
+
+    def train(self) -> Progress:
+        """Train to the last epoch.
+
+        Raises:
+            TrainingError: a loss is not finite.
+            OutOfMemoryError: a step does not fit the memory.
+            Stopped: a signal came; last.pt is saved and `restore` goes on from there.
+        """
+        memory_options = (
+            f"--batch-size (now {self.config.batch_size}), --crop or --window (now "
+            f"{' '.join(map(str, self.spec.window))}), or --features"
+        )
+        tracker = Tracker(self.folder, tensorboard=self.config.tensorboard, after=self.step)
+        with tracker, stop_between_steps() as stop, explain_out_of_memory(memory_options):
+            try:
+                while self.progress.epoch < self.config.epochs:
+                    started = time.monotonic()
+                    self.train_epoch(tracker, stop)
+                    self.validate(tracker, stop, started)
+            except Stopped:
+                self.save(LAST)
+                raise
+        return self.progress
+
+    def train_epoch(self, tracker: Tracker, stop: StopRequest) -> None:
+        """Go through the batches of the epoch that are not done yet."""
+        self.network.train()
+        self.batches.epoch, self.batches.skip = self.progress.epoch, len(self.progress.losses)
+        bar = tqdm(
+            self.loader, desc=f"epoch {self.progress.epoch + 1}", total=len(self.batches),
+            initial=self.batches.skip, unit="step", leave=False, disable=None, dynamic_ncols=True,
+        )  # fmt: skip
+        for batch in bar:
+            loss, lr = self.train_step(batch)
+            self.progress.losses.append(loss)
+            tracker.log({"loss": loss, "lr": lr}, self.step)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            stop.check()
+
+    def train_step(self, batch: Batch) -> tuple[float, float]:
+        """Take one step; return its loss and learning rate."""
+        batch = batch.to(self.device)
+        rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
+        moved = augment(batch.spatial(), self.config.augment, rng, flip_axes=self.config.flip_axes)
+        batch = batch.with_spatial(moved)
+        with autocast(self.device, self.config.precision):
+            logits = self.network(batch.image)
+        loss = self.loss(logits, batch)
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(
+                f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
+                f"{', '.join(batch.cases)}. Look at them, or lower --lr; what is saved is from before"
+            )
+        lr = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value, lr
+
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the loss of a batch by the configured method."""
+        config, labels = self.config, self.reader.stores.labels
+        target = soft_label(
+            config.method, batch.label, n_classes=len(self.spec.classes), alpha=config.alpha,
+            normalize=config.normalize, stored_BKZYX=batch.maps, channels=labels.channels if labels else (),
+            present_BC=batch.present,
+        )  # fmt: skip
+        if config.method == "fl":
+            loss = focal_loss(logits, target, batch.counted, gamma=config.focal_gamma)
+        else:
+            loss = soft_cross_entropy(logits, target, batch.counted)
+        if config.dice_weight:
+            loss = loss + config.dice_weight * dice_semimetric_loss(logits, target, batch.counted)
+        return loss
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        if self.config.schedule == "constant":
+            return self.config.lr
+        return float(self.config.lr * (1 - self.step / (self.config.epochs * len(self.batches))) ** 0.9)
+
+    def validate(self, tracker: Tracker, stop: StopRequest, started: float) -> None:
+        """Measure the validation cases, keep the network if it is the best so far, and close the epoch."""
+        scores = []
+        for case in self.validation_cases:
+            scores.append(self.evaluator.dice(self.network, case))
+            stop.check()
+        progress, per_class = self.progress, np.mean(scores, axis=0)
+        mean_dice, loss = float(np.mean(per_class)), float(np.mean(progress.losses))
+        names = [label.name for label in self.spec.classes[1:]]
+        tracker.log(
+            {
+                "epoch": progress.epoch + 1, "loss": loss, "validation_dice": mean_dice,
+                **{f"validation_dice_{name}": float(d) for name, d in zip(names, per_class, strict=True)},
+                "seconds": round(time.monotonic() - started, 3),
+            }, self.step,
+        )  # fmt: skip
+        click.echo(
+            f"epoch {progress.epoch + 1} of {self.config.epochs}: loss {loss:.4f}, validation Dice {mean_dice:.4f} "
+            f"({', '.join(f'{name} {d:.3f}' for name, d in zip(names, per_class, strict=True))}), "
+            f"{time.monotonic() - started:.1f} s"
+        )
+        self.progress = Progress(epoch=progress.epoch + 1, best_dice=progress.best_dice, best_epoch=progress.best_epoch)
+        if mean_dice > progress.best_dice:
+            self.progress.best_dice, self.progress.best_epoch = mean_dice, progress.epoch + 1
+            self.save(BEST)
+        self.save(LAST)
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint: best.pt to predict with, last.pt to go on from."""
+        content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.progress)}
+        if name == LAST:
+            content |= {"optimizer": self.optimizer.state_dict(), "stores": self.store_digests()}
+        save_checkpoint(self.folder / name, self.spec, content)
+
+    def restore(self) -> None:
+        """Go on from last.pt, if there is one.
+
+        Raises:
+            StoreError: it is damaged, or the stores have changed since.
+        """
+        if not (self.folder / LAST).exists():
+            return
+        _, content = load_checkpoint(self.folder / LAST, self.device)
+        for name, digest in self.store_digests().items():
+            if content["stores"].get(name) != digest:
+                raise StoreError(
+                    f"{self.folder / LAST}: the {name} store has changed since (digest {digest[:12]}, was "
+                    f"{str(content['stores'].get(name))[:12]}); start a new run with another --out"
+                )
+        self.network.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress = Progress(**content["progress"])
+
+    def store_digests(self) -> dict[str, str]:
+        """Return the digests of the stores that this training reads."""
+        stores = self.reader.stores
+        digests = {"volumes": stores.volumes.digest}
+        return digests | ({"labels": stores.labels.digest} if stores.labels and self.reader.maps_needed else {})
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes load batches: none for a CPU, which has enough to do, 4 for an accelerator."""
+    return 0 if device.type == "cpu" else 4

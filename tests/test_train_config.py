@@ -1,0 +1,71 @@
+"""The configuration: defaults of the paper, TOML and back, and one clear message for each wrong value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geols_precompute.errors import RecipeError
+from geols_train.config import TrainConfig, read_toml
+
+
+def test_defaults_are_the_papers():
+    config = TrainConfig()
+    assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (200, 4, 1e-4, 1e-4)
+    assert (config.method, config.alpha, config.normalize, config.augment) == ("geols", 0.1, "sum", "paper")
+    assert config.features == (16, 32, 64, 128, 256, 512)
+    assert config.data == Path("data")
+
+
+def test_toml_and_back(tmp_path):
+    config = TrainConfig(
+        data=Path("a b"), alpha=0.25, lr=1e-5, crop=(32, 48, 64), workers=2, tensorboard=True, labels='odd"näme'
+    )
+    (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert TrainConfig.from_mapping(read_toml(tmp_path / "c.toml")) == config
+
+
+def test_a_run_is_named_by_what_sets_it_apart():
+    assert TrainConfig().run_name == "labels-geols-0.1"
+    assert TrainConfig(labels="x/erosion.zarr", alpha=0.25).run_name == "erosion-geols-0.25"
+    assert TrainConfig(method="ce").run_name == "ce"
+    assert TrainConfig(method="ls").run_name == "ls-0.1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 1.5}, r"--alpha must be in \[0, 1\], got 1.5"),
+        ({"alpha": -0.1}, r"--alpha must be in \[0, 1\]"),
+        ({"alpha": float("nan")}, r"--alpha must be in \[0, 1\]"),
+        ({"method": "dice"}, "--method must be one of geols, ce, ls, fl, svls, got 'dice'"),
+        ({"normalize": "max"}, "--normalize must be one of sum, none"),
+        ({"lr": 0}, "--lr must be a positive number"),
+        ({"epochs": 0}, "--epochs must be a count of at least 1"),
+        ({"epochs": True}, "--epochs must be a count of at least 1"),
+        ({"batch_size": 2.0}, "--batch-size must be a count"),
+        ({"dice_weight": -1}, "--dice-weight must be a number of at least 0"),
+        ({"overlap": 1.0}, "--overlap must be from 0 to below 1"),
+        ({"features": []}, "--features must be channel counts"),
+        ({"flip_axes": "xq"}, "--flip-axes must be some of z, y and x, got 'xq'"),
+        ({"crop": [64, 64]}, "--crop must be three voxel counts"),
+        ({"crop": [31, 64, 64]}, "--crop 31 64 64 is too small: 6 levels .* need at least 32 voxels per axis"),
+        ({"window": [8, 4, 8], "features": [4] * 4}, "--window 8 4 8 is too small: 4 levels"),
+        ({"crop": [32, 32, 32], "window": [32, 32, 32]}, "give one of them"),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: alpha, "),
+        ({"features": 3}, "wrong type"),
+        ({"split_seed": -1}, "--split-seed must be a whole number"),
+    ],
+)
+def test_what_is_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        TrainConfig.from_mapping(settings)
+
+
+def test_files_that_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("alpha 0.1")
+    with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML"):
+        read_toml(tmp_path / "bad.toml")

@@ -1,0 +1,120 @@
+"""Images without labels, grouped in every layout."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from geols_precompute.errors import InputError
+from geols_train.inputs import find_images
+
+BRATS = ("flair", "t1", "t1ce", "t2")
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def found(root, modalities):
+    cases, problems = find_images(root, modalities)
+    assert all(case.label is None for case in cases)
+    listed = {case.id: [p.relative_to(root).as_posix() for p in case.images] for case in cases}
+    return listed, {p.case_id: p.reason for p in problems}
+
+
+def test_nnunet_files(tmp_path):
+    touch(
+        tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz", "b_0000.nii.gz", "c_0001.nii.gz", ".x_0000.nii.gz"
+    )
+    cases, problems = found(tmp_path, ("ct", "pet"))
+    assert cases == {"a": ["a_0000.nii.gz", "a_0001.nii.gz"], "b": ["b_0000.nii.gz", "b_0001.nii.gz"]}
+    assert "no file of modality ct beside c_0001.nii.gz" in problems["c"]
+
+
+def test_a_whole_nnunet_data_set_gives_its_test_images_by_channel_name(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz", "labelsTr/a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "PET"}}))
+    assert found(tmp_path, ("pet",))[0] == {"t": ["imagesTs/t_0001.nii.gz"]}
+
+
+def test_training_images_where_there_are_no_others(tmp_path):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    assert found(tmp_path, ("ct",))[0] == {"a": ["imagesTr/a_0000.nii.gz"]}
+
+
+@pytest.mark.parametrize("scheme", [("flair", "t1", "t1ce", "t2"), ("t2f", "t1n", "t1c", "t2w")])
+def test_brats_folders(tmp_path, scheme):
+    touch(tmp_path, *(f"HGG/P-1/P-1-{s}.nii.gz" for s in (*scheme, "seg")), *(f"P_2/P_2_{s}.nii" for s in scheme[:3]))
+    cases, problems = found(tmp_path, BRATS)
+    assert cases == {"P-1": [f"HGG/P-1/P-1-{s}.nii.gz" for s in scheme]}
+    assert "no file of modality t2" in problems["P_2"]
+
+
+def test_flare_folders_and_flat(tmp_path):
+    touch(tmp_path / "f", "x/x_img.nii.gz", "x/x_seg.nii.gz", "y/y_img.nii.gz")
+    assert found(tmp_path / "f", ("ct",))[0] == {"x": ["x/x_img.nii.gz"], "y": ["y/y_img.nii.gz"]}
+    touch(tmp_path / "g", "TrainingImg/tr_001_0000.nii.gz", "TrainingMask/tr_001.nii.gz")
+    assert found(tmp_path / "g", ("ct",))[0] == {"tr_001": ["TrainingImg/tr_001_0000.nii.gz"]}
+
+
+def test_single_files_hold_all_modalities(tmp_path):
+    touch(tmp_path, "BRATS_001.nii.gz", "scan 2.mha", "FLARE22_0007.nii.gz")
+    cases, problems = found(tmp_path, ("a",))
+    assert cases == {"BRATS_001": ["BRATS_001.nii.gz"], "FLARE22_0007": ["FLARE22_0007.nii.gz"]}
+    assert "is not allowed" in problems["scan 2"]
+
+
+def test_one_image(tmp_path):
+    touch(tmp_path, "a_0000.nii.gz")
+    (case,), problems = find_images(tmp_path / "a_0000.nii.gz", ("ct",))
+    assert (case.id, problems) == ("a", ())
+
+
+def test_a_manifest(tmp_path):
+    touch(tmp_path, "x.nii.gz", "y.nii.gz")
+    (tmp_path / "cases.csv").write_text("case,label,adc,dwi\np1,,x.nii.gz,y.nii.gz\np2,,x.nii.gz,z.nii.gz\n")
+    cases, problems = found(tmp_path, ("dwi", "adc"))
+    assert cases == {"p1": ["y.nii.gz", "x.nii.gz"]}
+    assert "does not exist" in problems["p2"]
+    with pytest.raises(InputError, match="needs the columns case, flair; flair is missing"):
+        find_images(tmp_path, ("flair",))
+
+
+def test_channels_that_the_run_has_renamed_keep_their_order(tmp_path):
+    touch(tmp_path, "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "PET"}}))
+    assert found(tmp_path, ("a", "b"))[0] == {"t": ["imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz"]}
+    with pytest.raises(InputError, match="no image of a known format"):
+        find_images(tmp_path, ("a",))
+
+
+@pytest.mark.parametrize(
+    "names", [("a.nii.gz", "a.mha"), ("a_0000.nii.gz", "a_0000.nii"), ("a.nii.gz", "a_0000.nii.gz")]
+)
+def test_two_files_for_one_volume(tmp_path, names):
+    touch(tmp_path, *names)
+    cases, problems = found(tmp_path, ("ct",))
+    assert not cases
+    assert "are the same volume of one case" in problems["a"]
+
+
+def test_two_files_of_one_id(tmp_path):
+    touch(tmp_path, "u/a.nii.gz", "v/a.nii.gz")
+    _, problems = found(tmp_path, ("ct",))
+    assert "another case has the id 'a'" in problems["a"]
+
+
+def test_nothing_to_predict(tmp_path):
+    with pytest.raises(InputError, match="no image of a known format"):
+        find_images(tmp_path, ("ct",))
+    with pytest.raises(InputError, match="does not exist"):
+        find_images(tmp_path / "none", ("ct",))
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(InputError, match="not a valid data set description"):
+        find_images(tmp_path, ("ct",))

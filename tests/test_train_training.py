@@ -1,0 +1,200 @@
+"""The loop: methods, resume to the bit, stops, and what it says when it cannot go on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+
+import pytest
+import torch
+from train_fixtures import make_fixture_reader, make_stores, tiny_config
+
+from geols_precompute.errors import StoreError
+from geols_train.hardware import OutOfMemoryError
+from geols_train.interrupt import Stopped
+from geols_train.run import make_spec
+from geols_train.splits import make_split
+from geols_train.tracking import read_log
+from geols_train.training import Trainer, TrainingError
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return make_stores(tmp_path_factory.mktemp("stores"), cases=6, vary=True, absent=(2,))
+
+
+@pytest.fixture(scope="module")
+def reader(out):
+    return make_fixture_reader(out)
+
+
+@pytest.fixture
+def trainer(out, reader, tmp_path):
+    numbers = itertools.count()
+
+    def make(folder=None, **changes):
+        config = tiny_config(out, **changes)
+        folder = folder or tmp_path / f"run{next(numbers)}"
+        folder.mkdir(exist_ok=True)
+        split = make_split(config.split, reader.stores.cases, seed=0)
+        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed)
+
+    return make
+
+
+def losses(trainer):
+    return [line["loss"] for line in read_log(trainer.folder) if "epoch" not in line]
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.network.state_dict().values()])
+
+
+def test_alpha_zero_and_ce_are_the_same_training(trainer):
+    runs = [trainer(method="geols", alpha=0.0), trainer(method="ce"), trainer(method="geols", alpha=0.3)]
+    for run in runs:
+        run.train()
+    geols, ce, other = map(losses, runs)
+    assert len(geols) == 4
+    assert geols == pytest.approx(ce, abs=1e-6)
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    assert other != pytest.approx(ce, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "ls"}, {"method": "fl"}, {"method": "svls"}, {"method": "geols", "normalize": "none"},
+        {"method": "geols", "dice_weight": 1.0}, {"method": "ce", "augment": "none", "epochs": 12},
+        {"method": "geols", "window": (6, 6, 6), "crop": None, "cache": "ram", "augment": "flips", "flip_axes": "x"},
+    ],
+)  # fmt: skip
+def test_every_method_learns(trainer, settings):
+    run = trainer(**{"epochs": 6, **settings})
+    progress = run.train()
+    found = losses(run)
+    assert sum(found[-3:]) < sum(found[:3])
+    assert 0 <= progress.best_dice <= 1
+    assert 1 <= progress.best_epoch <= run.config.epochs
+    assert (run.folder / "best.pt").exists()
+
+
+@pytest.mark.parametrize("method", ["geols", "fl"])
+def test_a_stopped_run_resumes_to_the_same_bits(trainer, method, monkeypatch):
+    settings = {
+        "method": method,
+        "epochs": 3,
+        "augment": "paper",
+        "schedule": "poly",
+        "window": (6, 8, 6),
+        "crop": None,
+    }
+    whole = trainer(**settings)
+    whole.train()
+    parts = trainer(**settings)
+    folder, stops = parts.folder, 0
+    for stop_after in (1, 1, 2):  # in the middle of an epoch, and between two
+        run, steps = trainer(folder, **settings), itertools.count(1)
+        run.restore()
+        step = run.train_step
+
+        def stopping(batch, step=step, steps=steps, stop_after=stop_after):
+            result = step(batch)
+            if next(steps) == stop_after:
+                signal.raise_signal(signal.SIGINT)
+            return result
+
+        monkeypatch.setattr(run, "train_step", stopping)
+        with pytest.raises(Stopped):
+            run.train()
+        stops += stop_after
+        assert len(losses(run)) == stops
+    last = trainer(folder, **settings)
+    last.restore()
+    progress = last.train()
+    assert torch.equal(weights(last), weights(whole))
+    assert losses(last) == losses(whole)
+    assert progress == whole.progress
+    without_time = [[{k: v for k, v in x.items() if k != "seconds"} for x in read_log(t.folder)] for t in (last, whole)]
+    assert without_time[0] == without_time[1]
+
+
+def test_a_stop_during_validation_is_saved_too(trainer, monkeypatch):
+    whole = trainer(epochs=2)
+    whole.train()
+    run = trainer(epochs=2)
+    dice = type(run.evaluator).dice
+
+    def stopping(self, network, case):
+        signal.raise_signal(signal.SIGTERM)
+        return dice(self, network, case)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run.evaluator), "dice", stopping)
+        with pytest.raises(Stopped):
+            run.train()
+    again = trainer(run.folder, epochs=2)
+    again.restore()
+    assert again.step == 2
+    again.train()
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_workers_change_nothing(trainer):
+    runs = [trainer(workers=0), trainer(workers=2)]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1])
+
+
+def test_a_loss_that_is_not_finite_names_the_cases(trainer, monkeypatch):
+    run = trainer(augment="none")
+    before = weights(run)
+    monkeypatch.setattr(run, "loss", lambda logits, batch: logits.sum() * math.nan)
+    with pytest.raises(TrainingError, match=r"nan in step 1 \(epoch 1\); its cases are case_0\d, case_0\d\."):
+        run.train()
+    assert torch.equal(weights(run), before)
+
+
+def test_out_of_memory_says_which_option_to_lower(trainer, monkeypatch):
+    run = trainer()
+
+    def full(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(run, "train_step", full)
+    with pytest.raises(OutOfMemoryError, match=r"lower --batch-size \(now 2\), --crop or --window \(now 8 10 8\)"):
+        run.train()
+
+
+def test_stores_that_changed_are_not_resumed(trainer):
+    run = trainer(epochs=1)
+    run.train()
+    again = trainer(run.folder, epochs=1)
+    again.store_digests = lambda: {"volumes": "0" * 64}
+    with pytest.raises(StoreError, match="the volumes store has changed since"):
+        again.restore()
+
+
+def test_the_schedule(trainer):
+    run = trainer(schedule="poly", lr=1.0, epochs=5)
+    assert run.learning_rate() == 1.0
+    run.progress.epoch = 4
+    assert run.learning_rate() == pytest.approx(0.2**0.9)
+    assert trainer(lr=0.5).learning_rate() == 0.5
+
+
+def test_padded_and_ignored_voxels_teach_nothing(trainer):
+    run = trainer(method="ce")
+    batch = next(iter(run.loader))
+    logits = torch.randn(2, 3, *batch.image.shape[2:])
+    expected = run.loss(logits, batch)
+    counted = batch.counted.clone()
+    counted[:, 0] = False
+    label = torch.where(counted, batch.label, 255)
+    moved = batch.with_spatial([batch.image, label, counted, batch.maps])
+    wild = torch.where(counted[:, None], logits, logits * 100)
+    assert torch.isfinite(run.loss(wild, moved))
+    torch.testing.assert_close(run.loss(wild, moved), run.loss(logits, moved))
+    assert run.loss(logits, moved) != expected

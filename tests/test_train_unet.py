@@ -1,0 +1,42 @@
+"""The network is the paper's, and takes any size that its levels allow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from geols_precompute.errors import RecipeError
+from geols_train.unet import UNet3D, require_size, smallest_size
+
+
+def test_parameters_of_the_paper():
+    network = UNet3D(4, 4)
+    assert sum(p.numel() for p in network.parameters()) == 16_508_340
+
+
+def test_every_convolution_but_the_head_is_without_bias_and_followed_by_relu_and_group_norm():
+    network = UNet3D(1, 2, (4, 8, 12))
+    for level in [*network.encoder, *network.decoder]:
+        for block in level:
+            convolution, relu, norm = block
+            assert convolution.bias is None
+            assert isinstance(relu, torch.nn.ReLU)
+            assert isinstance(norm, torch.nn.GroupNorm)
+            assert norm.num_groups == {2: 2, 4: 4, 8: 8, 12: 6}[norm.num_channels]
+    assert network.head.bias is not None
+    # the first convolution of an encoder level gives max(out / 2, in) channels
+    assert [level[0][0].out_channels for level in network.encoder] == [2, 4, 8]
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (5, 7, 9), (4, 11, 6)])
+def test_any_size_of_at_least_two_to_the_levels(size):
+    logits = UNet3D(2, 3, (8, 16, 32))(torch.randn(1, 2, *size))
+    assert logits.shape == (1, 3, *size)
+    assert torch.isfinite(logits).all()
+
+
+def test_a_size_that_vanishes_on_the_way_down_is_refused():
+    assert smallest_size((2, 4, 8)) == 4
+    require_size((4, 4, 4), (2, 4, 8), "--crop")
+    with pytest.raises(RecipeError, match=r"--crop 4 3 4 is too small: 3 levels \(--features\) need at least 4 voxels"):
+        require_size((4, 3, 4), (2, 4, 8), "--crop")

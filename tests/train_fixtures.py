@@ -1,0 +1,108 @@
+"""Tiny stores with maps made by hand, and configurations that train on them in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from geols_precompute.digests import sha256_hex
+from geols_precompute.geometry import Geometry
+from geols_precompute.recipe import MapParameters, Preprocessing, Recipe, TrainingHints, class_table
+from geols_precompute.store.int16 import to_int16
+from geols_precompute.store.layout import root_metadata
+from geols_precompute.store.reader import LabelStore, VolumeStore
+from geols_precompute.store.writer import commit_case, create_store, write_manifest
+from geols_train.config import TrainConfig
+from geols_train.data import CaseReader
+from geols_train.stores import Stores
+
+# the networks of the tests are so small that threads only wait for each other
+torch.set_num_threads(1)
+
+SHAPE = (10, 12, 11)
+NAMES = {2: "inner", 5: "outer"}
+
+
+def ball_label(rng, shape=SHAPE, classes=2):
+    """Class indices [z,y,x]: balls of all classes, side by side along y."""
+    grid = np.indices(shape).astype(float)
+    label = np.zeros(shape, np.uint8)
+    for index in range(1, classes + 1):
+        centre = np.array([0.5, index / (classes + 1), 0.5]) * shape + rng.uniform(-1, 1, 3)
+        label[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= (0.2 * min(shape)) ** 2] = index
+    return label
+
+
+def make_stores(
+    out: Path, *, cases=6, shape=SHAPE, names=NAMES, modalities=1, hints=None, background="complement", ignore=None,
+    spacing=(1.0, 1.5, 2.0), absent=(), vary=False,
+) -> Path:  # fmt: skip
+    """Write volumes.zarr and labels.zarr of `cases` cases; class index 2 is absent from the cases in `absent`."""
+    prepared = Preprocessing(modalities=tuple(f"m{i}" for i in range(modalities)), ignore=ignore)
+    recipe = Recipe(
+        classes=class_table(names), preprocessing=prepared, maps=MapParameters(background=background),
+        hints=hints or TrainingHints(),
+    )  # fmt: skip
+    volumes, labels = out / "volumes.zarr", out / "labels.zarr"
+    training = {"training": recipe.hints.as_json()}
+    create_store(volumes, root_metadata("geols-volumes", prepared.as_json(), recipe.classes, training))
+    create_store(labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, {}))
+    for number in range(cases):
+        rng = np.random.default_rng(number)
+        size = tuple(n + int(rng.integers(-2, 4)) for n in shape) if vary else shape
+        label = ball_label(rng, size, len(names))
+        if number in absent:
+            label[label == 2] = 0
+        if ignore is not None:
+            label[0] = 255
+        commit_fixture(out, f"case_{number:02d}", label, recipe, rng, spacing)
+    write_manifest(volumes)
+    write_manifest(labels)
+    return out
+
+
+def commit_fixture(out, case, label, recipe, rng, spacing):
+    geometry = Geometry(
+        size=label.shape[::-1], spacing=spacing[::-1], origin=(1.0, -2.0, 3.0), direction=tuple(np.eye(3).ravel())
+    )
+    image = np.stack([
+        100.0 * (m + 1) * np.where(label == 255, 0, label) + rng.normal(0, 15, label.shape)
+        for m in range(len(recipe.preprocessing.modalities))
+    ])  # fmt: skip
+    stored, scale, offset = to_int16(np.rint(image).astype(np.float32))
+    values = [c.value for c in recipe.classes]
+    first = 0 if recipe.maps.background == "seeds" else 1
+    present = [i for i in range(first, len(values)) if (label == i).any()]
+    maps = np.stack([
+        np.rint(255 * np.exp(-ndimage.distance_transform_edt(label != i) / 3)) * (i in present)
+        for i in range(first, len(values))
+    ]).astype(np.uint8)  # fmt: skip
+    digest = sha256_hex(case.encode())
+    source = {"image_sha256": [digest] * len(image), "label_sha256": digest, "geometry_sha256": digest}
+    document = {"source": source, "source_geometry": geometry.as_json(), "image": {"scale": scale, "offset": offset}}
+    commit_case(out / "volumes.zarr", case, {"image": stored, "label": label}, geometry, document)
+    document = {"source": source, "present": [values[i] for i in present], "channels": values[first:], "seeds": {}}
+    commit_case(out / "labels.zarr", case, {"maps": maps}, geometry, {**document, "stats": {}})
+
+
+def open_fixture(out: Path) -> Stores:
+    return Stores(volumes=VolumeStore.open(out / "volumes.zarr"), labels=LabelStore.open(out / "labels.zarr"))
+
+
+def make_fixture_reader(out: Path) -> CaseReader:
+    stores = open_fixture(out)
+    reader = CaseReader(stores=stores, maps_needed=True)
+    zscores = {case: reader.examined(case) for case in stores.cases}
+    return CaseReader(stores=stores, maps_needed=True, zscores=zscores)
+
+
+def tiny_config(out: Path, **changes) -> TrainConfig:
+    """Two levels, two epochs, three training cases: about a second."""
+    settings = {
+        "data": out, "epochs": 2, "batch_size": 2, "lr": 1e-2, "features": (4, 8), "split": "3,1,2", "device": "cpu",
+        "precision": "float32", "crop": (8, 10, 8),
+    }  # fmt: skip
+    return TrainConfig(**{**settings, **changes})
