@@ -6,12 +6,16 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import click
+import numpy as np
 from click.testing import CliRunner
 
-from geols_precompute import cli
+from geols_precompute import cli, store_cli
 from geols_precompute.recipes import assemble_recipe, load_recipe_file
 from geols_precompute.store.layout import MAPS, array_metadata
+from geols_train import cli as train_cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,15 +44,20 @@ def test_python_in_the_readme_runs(nnunet, tmp_path, monkeypatch):
     blocks = code_blocks("README.md", "python")
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        names: dict[str, Any] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert names["soft"].shape == (3, 12, 14, 16)
+        np.testing.assert_allclose(names["soft"].sum(axis=0), 1, atol=1e-6)
 
 
 def test_every_flag_in_the_readme_exists():
-    commands = {"geols-precompute": cli.precompute}
+    commands: dict[str, click.Command] = {"geols-precompute": cli.precompute}
+    commands |= {f"geols-store {name}": command for name, command in store_cli.store.commands.items()}
+    commands |= {"geols-train": train_cli.train, "geols-predict": train_cli.predict}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     for line in re.findall(r"^(geols-\S+.*)$", "\n".join(code_blocks("README.md", "bash")), re.MULTILINE):
-        name, *words = line.split("#")[0].split()
-        assert name in project
-        if name in commands:
-            known = {option for parameter in commands[name].params for option in parameter.opts}
-            assert {word for word in words if word.startswith("--")} <= known, line
+        words = line.split("#")[0].split()
+        assert words[0] in project
+        command = commands.get(words[0]) or commands[" ".join(words[:2])]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known, line

@@ -1,4 +1,4 @@
-"""The demo: simulated brain scans, their label store, and a picture of one soft label.
+"""The demo: simulated brain scans, their label store, a picture of one soft label, a trained network, a prediction.
 
 Usage: python workflows/demo.py [FOLDER]      (default: demo)
 
@@ -34,8 +34,14 @@ def main(folder: Path) -> None:
     simulate_dataset(data)
     run("geols-precompute", "--seeds", "skeleton", str(data))
     picture = draw_soft_label(data / "geols", folder / "softlabel.png")
+    train(data, folder / "run")
+    test_case = json.loads((folder / "run/split.json").read_text())["test"][0]
+    image = data / f"imagesTr/{test_case}_0000.nii.gz"
+    run("geols-predict", str(folder / "run"), str(image), "-o", str(folder / "predictions"))
     store = LabelStore.open(data / "geols/labels.zarr")
-    print(f"\nstore    {store.path}\ndigest   {store.digest}\npicture  {picture}")
+    print(f"\nstore       {store.path}\ndigest      {store.digest}\npicture     {picture}")
+    print(f"run         {folder / 'run'} (curves.png, cases.png)\nprediction  {folder / 'predictions'}")
+    print_dice(folder / "run")
 
 
 def simulate_dataset(data: Path) -> None:
@@ -145,6 +151,24 @@ def draw_soft_label(stores: Path, path: Path) -> Path:
     figure.suptitle(f"{case}: simulated from the MNI152 population template")
     figure.savefig(path, dpi=110)
     return path
+
+
+def train(data: Path, folder: Path) -> None:
+    """Train a small network for a few epochs; a run that is there already is gone on with, or left as it is."""
+    settings = (
+        "--alpha 0.1 --features 8,16,32 --window 64 64 64 --batch-size 2 --epochs 6 --lr 3e-3 --schedule poly "
+        "--augment flips --flip-axes x --split 8,1,3 --overlap 0.25"
+    )
+    resume = ["--resume"] if (folder / "last.pt").exists() else []
+    run("geols-train", *settings.split(), *resume, "--out", str(folder), str(data))
+
+
+def print_dice(folder: Path) -> None:
+    """Print the mean Dice of the test cases per class."""
+    summary = json.loads((folder / "summary.json").read_text())
+    print("\nDice of the 3 test cases")
+    for name, found in summary["structures"].items():
+        print(f"  {name:<13}{found['dice']:.3f}")
 
 
 def run(*command: str) -> None:
