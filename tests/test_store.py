@@ -524,25 +524,29 @@ def test_verify_names_strange_files(store):
     ]  # fmt: skip
 
 
-def injections(root: Path, rng: np.random.Generator):
+def injections(root: Path, rng: np.random.Generator, rounds: int):
     """Yield (file, kind, damaged bytes or None for a deleted file) over every file of a store."""
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         content = path.read_bytes()
         yield path, "delete", None
         yield path, "empty", b""
-        for part in (0.3, 0.9):
-            yield path, f"truncate to {part}", content[: int(part * len(content))]
-        for _ in range(2):
+        for part in rng.uniform(0.01, 0.999, rounds):
+            yield path, f"truncate to {part:.3f}", content[: int(part * len(content))]
+        for _ in range(rounds):
             flipped = bytearray(content)
             flipped[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
             yield path, "flip a bit", bytes(flipped)
+        if path.name == "zarr.json" and b'"shape"' in content:
+            yield path, "edit a shape", content.replace(b'"shape":[2,', b'"shape":[3,')
+        others = [p for p in root.rglob(path.name) if p.is_file() and p.read_bytes() != content]
+        if others:
+            yield path, "swap", others[0].read_bytes()
 
 
-def test_no_damage_goes_unseen(tmp_path):
-    store = label_store(tmp_path / "s.zarr", shape=(5, 20, 70))
+def assert_no_damage_goes_unseen(store: LabelStore, rounds: int) -> int:
     good = {case: store.maps(case) for case in store.cases}
     count = 0
-    for path, kind, content in injections(store.path, np.random.default_rng(0)):
+    for path, kind, content in injections(store.path, np.random.default_rng(0), rounds):
         original = path.read_bytes()
         path.unlink() if content is None else path.write_bytes(content)
         try:
@@ -560,8 +564,17 @@ def test_no_damage_goes_unseen(tmp_path):
             np.testing.assert_array_equal(found, expected)
         path.write_bytes(original)
         count += 1
-    assert count >= 40
     assert findings(store.path) == []
+    return count
+
+
+def test_no_damage_goes_unseen(tmp_path):
+    assert assert_no_damage_goes_unseen(label_store(tmp_path / "s.zarr", shape=(5, 20, 70)), rounds=2) >= 40
+
+
+@pytest.mark.slow
+def test_no_damage_goes_unseen_at_length(tmp_path):
+    assert assert_no_damage_goes_unseen(label_store(tmp_path / "s.zarr"), rounds=25) >= 300
 
 
 def test_swapped_shards_are_found(store):
