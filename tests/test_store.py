@@ -554,7 +554,8 @@ def assert_no_damage_goes_unseen(store: LabelStore, rounds: int) -> int:
         except GeolsError as error:
             problems = [str(error)]
         assert problems, f"{kind} of {path} went unseen"
-        named = path.relative_to(store.path).parts[0]
+        # a flipped digest in the manifest is seen as a file that "differs from its digest in the manifest"
+        named = path.relative_to(store.path).parts[0].removesuffix(".json")
         assert any(named in problem for problem in problems), (kind, path, problems)
         for case, expected in good.items():
             try:
