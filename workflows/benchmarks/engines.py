@@ -147,12 +147,14 @@ def measure_memory(engine_index: int, case: Case) -> str:
         return f"{pool.submit(peak_mebibytes, engine_index, case).result():.0f}"
 
 
-def report(case: Case, engines: Sequence[Engine], repeats: int) -> None:
+def report(case: Case, repeats: int, only: str) -> None:
     print(f"\n## {case.name}, {'×'.join(map(str, case.seeds.shape[1:]))}\n")
-    check(case)
-    seconds = time_in_turn(case, engines, repeats)
+    if not only:
+        check(case)
+    engines = {i: e for i, e in enumerate(make_engines()) if only in e.name or e.name == ORACLE}
+    seconds = time_in_turn(case, list(engines.values()), repeats)
     print("\n| engine | seconds | × GeodisTK | peak memory, MiB |\n|---|---|---|---|")
-    for index, engine in enumerate(engines):
+    for index, engine in engines.items():
         ratio = seconds[ORACLE] / seconds[engine.name]
         memory = measure_memory(index, case)
         print(f"| {engine.name} | {seconds[engine.name]:.3f} | {ratio:.1f} | {memory} |", flush=True)
@@ -162,13 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the distance engines; see the top of this file.")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each engine (default 5)")
     parser.add_argument("--quick", action="store_true", help="small crops and two repeats")
+    parser.add_argument("--only", default="", help="only rows with this text, and GeodisTK; skips the checks")
     parser.add_argument("--case", choices=["ct", "mr"], help="only one of the two cases")
     arguments = parser.parse_args()
     repeats = 2 if arguments.quick else arguments.repeats
-    print(f"Medians of {repeats} runs in turn, {os.cpu_count()} cores.")
+    print(f"Medians of {repeats} runs in turn, {len(os.sched_getaffinity(0))} core(s).")
     for name, load in {"ct": load_ct, "mr": load_mr}.items():
         if arguments.case in (None, name):
-            report(load(DATA, arguments.quick), make_engines(), repeats)
+            report(load(DATA, arguments.quick), repeats, arguments.only)
 
 
 if __name__ == "__main__":
