@@ -13,6 +13,7 @@ above its inputs. Pin the process (``taskset -c 0``, without the rows of two thr
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import statistics
@@ -48,8 +49,13 @@ class Engine:
         tasks = [(image, seeds) for image in case.images for seeds in np.array_split(case.seeds, parts)]
         if self.threads == 1:
             return [self.transform(image, seeds, case.spacing, **self.options) for image, seeds in tasks]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(lambda task: self.transform(*task, case.spacing, **self.options), tasks))
+        return list(threads(self.threads).map(lambda task: self.transform(*task, case.spacing, **self.options), tasks))
+
+
+@functools.cache
+def threads(count: int) -> ThreadPoolExecutor:
+    """Threads that live on between runs, as a worker's do: each keeps its workspace."""
+    return ThreadPoolExecutor(count)
 
 
 def make_engines() -> list[Engine]:
