@@ -252,7 +252,7 @@ def _single_modality(root: Path, wanted: tuple[str, ...] | None) -> tuple[str, .
 
 def _csv(manifest: Path, wanted: tuple[str, ...] | None) -> Dataset:
     """Read a manifest: columns case and label, every other column a modality; paths are relative to the manifest."""
-    rows = _csv_rows(manifest)
+    rows = csv_rows(manifest)
     columns = [name for name in rows[0] if name not in ("case", "label")] if rows else []
     if not rows or not columns or "case" not in rows[0] or "label" not in rows[0]:
         raise InputError(
@@ -274,7 +274,12 @@ def _csv(manifest: Path, wanted: tuple[str, ...] | None) -> Dataset:
     )  # fmt: skip
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, blanks stripped.
+
+    Raises:
+        InputError: it cannot be read, or a row has more fields than the header.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
             rows = list(csv.DictReader(file, restkey="", restval=""))
@@ -290,7 +295,7 @@ def _csv_classes(path: Path) -> dict[int, str] | None:
     if not path.is_file():
         return None
     try:
-        return {int(row["value"]): row["name"] for row in _csv_rows(path)}
+        return {int(row["value"]): row["name"] for row in csv_rows(path)}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: needs the columns value (a whole number) and name") from error
 

@@ -229,6 +229,8 @@ class Recipe:
                 f"--modalities {self.maps.modalities}: choose average, joint, or one of "
                 f"{', '.join(self.preprocessing.modalities)}"
             )
+        if clash := {label.name for label in self.classes} & set(self.hints.regions):
+            raise RecipeError(f"{min(clash)} is the name of a class and of a region; rename one of them")
         for name, members in self.hints.regions.items():
             if unknown := set(members) - values:
                 raise RecipeError(f"region {name} lists label values that no class has: {sorted(unknown)}")

@@ -70,7 +70,11 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     from geols_train.run import holds_run, resumed_config, train_and_test
 
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = {**(read_toml(config_file) if config_file else {}), **given}
+    settings = read_toml(config_file) if config_file else {}
+    if "crop" in given or "window" in given:
+        # one takes the place of the other, whichever the file has
+        settings = {name: value for name, value in settings.items() if name not in ("crop", "window")}
+    settings |= given
     config = TrainConfig.from_mapping(settings)
     folder = out or Path("runs") / config.run_name
     if resume:
@@ -110,7 +114,7 @@ def predict(run: Path, images: Path, probabilities: bool, device: str, precision
     from geols_train.predict import Predictor
 
     predictor = Predictor.of_run(run, device=device, precision=precision)
-    cases, problems = predictor.find(images)
+    cases, problems = predictor.find(images, out)
     failures = [(problem.case_id, problem.reason) for problem in problems]
     with show_progress(len(cases), "predictions") as advance:
         for case in cases:

@@ -114,10 +114,7 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise RecipeError(f"unknown setting {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-        try:
-            return cls(**{name: _converted(name, value) for name, value in values.items()})
-        except TypeError as error:
-            raise RecipeError(f"a setting has a value of a wrong type: {error}") from error
+        return cls(**{name: _converted(name, value) for name, value in values.items()})
 
     def to_toml(self) -> str:
         """Return the configuration as TOML; what is None is left out."""
@@ -142,10 +139,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any) -> Any:
-    if name == "data":
-        return Path(value)
-    if name in ("crop", "window", "features") and value is not None:
-        return tuple(value)
+    try:
+        if name == "data":
+            return Path(value)
+        if name in ("crop", "window", "features") and value is not None:
+            return tuple(value)
+    except TypeError as error:
+        raise RecipeError(f"{name} is {value!r}, which is of a wrong type") from error
+    if name == "split" and isinstance(value, list):
+        return ",".join(map(str, value))
     return value
 
 
@@ -187,6 +189,7 @@ _RULES: tuple[_Rule, ...] = (
     ("workers", lambda v: v is None or _whole(v), "a count of processes"),
     ("features", lambda v: bool(v) and all(_whole(n) and n for n in v), "channel counts of at least 1"),
     ("crop window", _size, "three voxel counts (z, y, x) of at least 1"),
-    ("flip_axes", lambda v: bool(v) and set(v) <= set("zyx"), "some of z, y and x"),
-    ("data labels split device", bool, "given"),
+    ("flip_axes", lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), "some of z, y and x"),
+    ("labels split device", lambda v: isinstance(v, str) and bool(v), "a text"),
+    ("tensorboard", lambda v: isinstance(v, bool), "true or false"),
 )

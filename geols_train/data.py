@@ -134,6 +134,11 @@ class CaseReader:
         scale, offset = self.stores.volumes.scale_offset(case)
         return zscore(stored, scale, offset, skull_stripped=self.stores.hints.skull_stripped)
 
+    def store_digests(self) -> dict[str, str]:
+        """Return the digests of the stores that are read."""
+        digests = {"volumes": self.stores.volumes.digest}
+        return digests | ({"labels": self.stores.labels.digest} if self.stores.labels and self.maps_needed else {})
+
     def _arrays(self, case: str, window: Window | None) -> tuple[npt.NDArray[Any] | None, ...]:
         volumes, labels = self.stores.volumes, self.stores.labels
         maps = labels.maps(case, window) if self.maps_needed and labels is not None else None
@@ -213,6 +218,8 @@ def _start_worker(_: int) -> None:
 
 def _padded(array: npt.NDArray[Any], placed: Window, size: Size) -> npt.NDArray[Any]:
     """Return an array of `size` (z,y,x) that holds `array` at `placed` and 0 elsewhere."""
+    if array.shape[-3:] == size:
+        return array
     result = np.zeros((*array.shape[:-3], *size), array.dtype)
     z, y, x = placed
     result[..., z, y, x] = array

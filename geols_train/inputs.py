@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from dataclasses import dataclass
@@ -10,20 +9,23 @@ from pathlib import Path
 
 from geols_precompute.cases import Case, CaseList, Problem, images_below, stem
 from geols_precompute.errors import InputError
-from geols_precompute.layouts import BRATS_MODALITIES, channel_names
+from geols_precompute.layouts import BRATS_MODALITIES, channel_names, csv_rows
 
 #: Folders of a data set that hold its images, the ones to predict first.
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "TrainingImg")
 DEPTH = 3
 
 
-def find_images(root: Path, modalities: tuple[str, ...]) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+def find_images(
+    root: Path, modalities: tuple[str, ...], *, leave_out: Path | None = None
+) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Return (cases, problems), sorted by id; labels that lie beside the images are left alone.
 
     Args:
         root: one image, a folder (searched three levels deep), or a CSV manifest with the columns case and one per
             modality.
         modalities: what the network takes, in order. A case is a file per modality, or one file with all of them.
+        leave_out: a folder whose files are no inputs, such as that of the predictions.
 
     Raises:
         InputError: `root` does not exist, or holds no image.
@@ -33,10 +35,12 @@ def find_images(root: Path, modalities: tuple[str, ...]) -> tuple[tuple[Case, ..
     manifest = root / "cases.csv" if root.is_dir() else root
     if manifest.suffix == ".csv" and manifest.is_file():
         return _manifest(manifest, modalities).checked()
-    folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
+    folder = next((root / name for name in IMAGE_FOLDERS if _holds_image(root / name)), root)
     naming = Naming(modalities=modalities, channels=_channels(folder, modalities))
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
     for path in [root] if root.is_file() else images_below(folder, DEPTH):
+        if leave_out is not None and leave_out.absolute() in path.absolute().parents:
+            continue
         if part := naming.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
@@ -88,6 +92,10 @@ class Naming:
         return (case_id, lower.index(modality.lower())) if modality.lower() in lower else None
 
 
+def _holds_image(folder: Path) -> bool:
+    return folder.is_dir() and any(images_below(folder, DEPTH))
+
+
 def _add(found: CaseList, case_id: str, parts: list[tuple[int | None, Path]], modalities: tuple[str, ...]) -> None:
     files = dict(parts)
     if len(files) < len(parts) or (None in files and len(files) > 1):
@@ -126,14 +134,13 @@ def _channel_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def _manifest(path: Path, modalities: tuple[str, ...]) -> CaseList:
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    rows = csv_rows(path)
+    if not rows or not {"case", *modalities} <= set(rows[0]):
+        raise InputError(f"{path}: needs rows with the columns case, {', '.join(modalities)}")
     found = CaseList()
     for row in rows:
-        if missing := [name for name in ("case", *modalities) if not row.get(name)]:
-            raise InputError(f"{path}: needs the columns case, {', '.join(modalities)}; {missing[0]} is missing")
-        found.add(row["case"], [path.parent / row[name] for name in modalities], None)
+        if empty := [name for name in ("case", *modalities) if not row[name]]:
+            found.refuse(row["case"] or "?", f"{path}: case {row['case']!r} has nothing in column {empty[0]}")
+        else:
+            found.add(row["case"], [path.parent / row[name] for name in modalities], None)
     return found

@@ -22,7 +22,9 @@ def focal_loss(
 ) -> torch.Tensor:
     """Return the mean over counted voxels of -(1 - p_y)^γ log p_y (Lin et al. 2017); `target` is one-hot."""
     log_p_BZYX = (target_BCZYX * functional.log_softmax(logits_BCZYX.float(), dim=1)).sum(dim=1)
-    return _mean(-((1 - log_p_BZYX.exp()) ** gamma) * log_p_BZYX, counted_BZYX)
+    # where p is 1, as at voxels that do not count, the power has no finite slope for γ < 1
+    missing_BZYX = (1 - log_p_BZYX.exp()).clamp(min=torch.finfo(torch.float32).eps)
+    return _mean(-(missing_BZYX**gamma) * log_p_BZYX, counted_BZYX)
 
 
 def dice_semimetric_loss(

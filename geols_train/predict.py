@@ -54,9 +54,12 @@ class Predictor:
         spec, network = load_network(run / BEST, choose_device(device))
         return cls(network=network, spec=spec, precision=precision)
 
-    def find(self, images: Path) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
-        """Return the cases that `images` holds and those that cannot be used; see `find_images`."""
-        return find_images(images, self.spec.preprocessing.modalities)
+    def find(self, images: Path, out: Path | None = None) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+        """Return the cases that `images` holds and those that cannot be used; see `find_images`.
+
+        What lies in `out`, the folder of predictions, is no input.
+        """
+        return find_images(images, self.spec.preprocessing.modalities, leave_out=out)
 
     def predict(self, case: Case, out: Path, *, probabilities: bool = False) -> Path:
         """Write OUT/<case>.nii.gz with the classes' file values, and <case>_probabilities.nii.gz if asked.

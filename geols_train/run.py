@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from geols_precompute.errors import InputError, RecipeError
+from geols_precompute.errors import InputError, OutputError, RecipeError
 from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import TrainConfig, read_toml
@@ -23,13 +23,13 @@ from geols_train.pictures import draw_cases, draw_curves
 from geols_train.splits import Split, make_split
 from geols_train.stores import Stores, open_stores, require_fit
 from geols_train.testing import CaseResult, mean_and_std, summarise, write_cases
-from geols_train.training import BEST, LAST, Trainer
+from geols_train.training import BEST, LAST, Trainer, require_same_stores
 from geols_train.unet import require_size, smallest_size
 from geols_train.windows import Size
 
 CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
-#: What may change when a run is resumed: where it runs, and how long it goes on.
-MAY_CHANGE = {"data", "epochs", "cache", "workers", "device", "tensorboard"}
+#: What may change when a run is resumed: where it runs. It may also go on longer, if no schedule depends on that.
+MAY_CHANGE = {"data", "cache", "workers", "device", "tensorboard"}
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -49,10 +49,15 @@ def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -
     stores = open_stores(config.data, config.labels, maps_needed=config.method == "geols")
     split = make_split(str(folder / SPLIT) if resume else config.split, stores.cases, seed=config.split_seed)
     require_fit(stores, split.cases)
+    if lacking := sorted(set(stores.volumes.cases) ^ set(stores.cases)):
+        click.echo(f"note: {len(lacking)} cases have no maps and take no part: {', '.join(lacking[:5])}")
     config = with_size(config, stores, split.cases)
     spec = make_spec(config, stores)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
     reader = make_reader(config, stores, split)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CONFIG, config.to_toml())
     write_json(folder / SPLIT, split.as_json())
     if config.repeats == 1:
@@ -73,7 +78,7 @@ def train_once(
     config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, seed: int, *, resume: bool
 ) -> dict[str, Any]:
     """Train one network, test the best of its epochs, and write and return the summary."""
-    if resume and (done := _finished(folder, config.epochs)):
+    if resume and (done := _finished(folder, config.epochs, reader.store_digests())):
         return done
     trainer = Trainer(config, reader, split, spec, folder, seed)
     if resume:
@@ -94,7 +99,7 @@ def train_once(
     summary = {
         "method": config.method, "alpha": config.alpha if config.method in ("geols", "ls") else None,
         "epochs": config.epochs, "best_epoch": progress.best_epoch, "validation_dice": progress.best_dice,
-        "tested_on": part, "eval": config.eval, **summarise(results, spec), "stores": trainer.store_digests(),
+        "tested_on": part, "eval": config.eval, **summarise(results, spec), "stores": reader.store_digests(),
     }  # fmt: skip
     write_json(folder / SUMMARY, summary)
     return summary
@@ -128,7 +133,8 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     saved = read_toml(folder / CONFIG)
     before, now = TrainConfig.from_mapping(saved), TrainConfig.from_mapping({**saved, **given})
     old, new = asdict(before), asdict(now)
-    if changed := [name for name in new if new[name] != old[name] and name not in MAY_CHANGE]:
+    may_change = MAY_CHANGE | ({"epochs"} if now.schedule == "constant" and now.epochs > before.epochs else set())
+    if changed := [name for name in new if new[name] != old[name] and name not in may_change]:
         listed = ", ".join(f"{name} {old[name]} (now {new[name]})" for name in changed)
         raise RecipeError(f"{folder} was trained with {listed}; leave that as it was, or start another run with --out")
     return now
@@ -181,7 +187,10 @@ def ranked(results: Sequence[CaseResult], spec: NetworkSpec) -> list[CaseResult]
     return [order[0], order[len(order) // 2], order[-1]]
 
 
-def _finished(folder: Path, epochs: int) -> dict[str, Any] | None:
+def _finished(folder: Path, epochs: int, digests: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the summary of a training that is done, if it is; it must have read the stores that are there now."""
     path = folder / SUMMARY
     summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if summary:
+        require_same_stores(path, summary["stores"], digests)
     return summary if summary.get("epochs") == epochs else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def _three_numbers(rule: str) -> list[float] | None:
         numbers = [float(part) for part in rule.split(",")]
     except ValueError:
         return None
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"--split {rule}: every number must be finite")
     if len(numbers) != 3:
         raise InputError(f"--split {rule}: three numbers are needed (train, validation, test), or a file")
     return numbers
@@ -98,8 +101,9 @@ def _counts(numbers: Sequence[float], n: int) -> tuple[int, int, int]:
     if sum(numbers) > 1 + 1e-9:
         raise InputError(f"--split {asked}: fractions must sum to at most 1, counts must be whole numbers")
     counted = [max(1, round(v * n)) if v else 0 for v in numbers]
-    # rounding must not ask for one case more than there is
-    counted[0] = max(1, min(counted[0], n - counted[1] - counted[2]))
+    # rounding must neither ask for one case more than there is nor, where the fractions make a whole, leave one out
+    rest = n - counted[1] - counted[2]
+    counted[0] = max(1, rest if sum(numbers) > 1 - 1e-9 else min(counted[0], rest))
     return counted[0], counted[1], counted[2]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from geols_precompute.errors import GeolsError, StoreError
+from geols_precompute.preparation import IGNORE_INDEX
 from geols_train.augment import augment
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
@@ -140,6 +142,9 @@ class Trainer:
         with autocast(self.device, self.config.precision):
             logits = self.network(batch.image)
         loss = self.loss(logits, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        # the value is asked for last: on an accelerator that waits until the queue is empty
+        loss.backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(value := loss.item()):
             raise TrainingError(
                 f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
@@ -148,16 +153,16 @@ class Trainer:
         lr = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value, lr
 
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of a batch by the configured method."""
         config, labels = self.config, self.reader.stores.labels
+        # the padding is no class: SVLS would smooth it into the voxels beside it
+        label_BZYX = torch.where(batch.counted, batch.label, IGNORE_INDEX)
         target = soft_label(
-            config.method, batch.label, n_classes=len(self.spec.classes), alpha=config.alpha,
+            config.method, label_BZYX, n_classes=len(self.spec.classes), alpha=config.alpha,
             normalize=config.normalize, stored_BKZYX=batch.maps, channels=labels.channels if labels else (),
             present_BC=batch.present,
         )  # fmt: skip
@@ -206,7 +211,7 @@ class Trainer:
         """Write a checkpoint: best.pt to predict with, last.pt to go on from."""
         content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.progress)}
         if name == LAST:
-            content |= {"optimizer": self.optimizer.state_dict(), "stores": self.store_digests()}
+            content |= {"optimizer": self.optimizer.state_dict(), "stores": self.reader.store_digests()}
         save_checkpoint(self.folder / name, self.spec, content)
 
     def restore(self) -> None:
@@ -218,21 +223,24 @@ class Trainer:
         if not (self.folder / LAST).exists():
             return
         _, content = load_checkpoint(self.folder / LAST, self.device)
-        for name, digest in self.store_digests().items():
-            if content["stores"].get(name) != digest:
-                raise StoreError(
-                    f"{self.folder / LAST}: the {name} store has changed since (digest {digest[:12]}, was "
-                    f"{str(content['stores'].get(name))[:12]}); start a new run with another --out"
-                )
+        require_same_stores(self.folder / LAST, content["stores"], self.reader.store_digests())
         self.network.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
 
-    def store_digests(self) -> dict[str, str]:
-        """Return the digests of the stores that this training reads."""
-        stores = self.reader.stores
-        digests = {"volumes": stores.volumes.digest}
-        return digests | ({"labels": stores.labels.digest} if stores.labels and self.reader.maps_needed else {})
+
+def require_same_stores(where: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on with a run whose stores have changed.
+
+    Raises:
+        StoreError: a digest differs; the message names the store.
+    """
+    for name, digest in now.items():
+        if before.get(name) != digest:
+            raise StoreError(
+                f"{where}: the {name} store has changed since (digest {digest[:12]}, was "
+                f"{str(before.get(name))[:12]}); start a new run with another --out"
+            )
 
 
 def default_workers(device: torch.device) -> int:

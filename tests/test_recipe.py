@@ -103,6 +103,8 @@ def test_ignore_regions_and_modality_must_fit_the_classes():
         Recipe(classes=classes, preprocessing=Preprocessing(modalities=("ct",), ignore=1))
     with pytest.raises(RecipeError, match="region WT"):
         Recipe(classes=classes, preprocessing=ct, hints=TrainingHints(regions={"WT": (1, 2)}))
+    with pytest.raises(RecipeError, match="a is the name of a class and of a region"):
+        Recipe(classes=classes, preprocessing=ct, hints=TrainingHints(regions={"a": (1,)}))
     with pytest.raises(RecipeError, match="average, joint, or one of ct"):
         Recipe(classes=classes, preprocessing=ct, maps=MapParameters(modalities="t1"))
 

@@ -69,3 +69,17 @@ def test_files_that_are_refused(tmp_path):
     (tmp_path / "bad.toml").write_text("alpha 0.1")
     with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML"):
         read_toml(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"labels": 3}, {"crop": 64}, {"data": 3}, {"tensorboard": "no"}, {"device": ""}, {"flip_axes": ["z"]}]
+    + [{"split": 0.7}],
+)  # fmt: skip
+def test_a_value_of_a_wrong_type_is_named(values):
+    with pytest.raises(RecipeError, match=next(iter(values)).replace("_", ".")):
+        TrainConfig.from_mapping(values)
+
+
+def test_a_split_may_be_a_list_in_a_file():
+    assert TrainConfig.from_mapping({"split": [3, 1, 2]}).split == "3,1,2"

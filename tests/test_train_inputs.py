@@ -81,7 +81,7 @@ def test_a_manifest(tmp_path):
     cases, problems = found(tmp_path, ("dwi", "adc"))
     assert cases == {"p1": ["y.nii.gz", "x.nii.gz"]}
     assert "does not exist" in problems["p2"]
-    with pytest.raises(InputError, match="needs the columns case, flair; flair is missing"):
+    with pytest.raises(InputError, match="needs rows with the columns case, flair"):
         find_images(tmp_path, ("flair",))
 
 
@@ -118,3 +118,15 @@ def test_nothing_to_predict(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(InputError, match="not a valid data set description"):
         find_images(tmp_path, ("ct",))
+
+
+def test_predictions_of_before_are_no_inputs(tmp_path):
+    touch(tmp_path, "a.nii.gz", "out/a.nii.gz")
+    cases, problems = find_images(tmp_path, ("ct",), leave_out=tmp_path / "out")
+    assert ([case.id for case in cases], problems) == (["a"], ())
+
+
+def test_an_empty_folder_of_test_images_does_not_hide_the_others(tmp_path):
+    (tmp_path / "imagesTs").mkdir()
+    touch(tmp_path, "imagesTr/a_0000.nii.gz")
+    assert [case.id for case in find_images(tmp_path, ("ct",))[0]] == ["a"]

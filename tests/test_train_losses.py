@@ -78,3 +78,14 @@ def test_losses_are_float32_from_bfloat16_logits():
     target = column([[0.9, 0.1, 0.0], [0.0, 0.5, 0.5]])
     for loss in (soft_cross_entropy, dice_semimetric_loss):
         assert loss(LOGITS.bfloat16(), target, ALL).dtype == torch.float32
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
+def test_focal_loss_has_a_finite_slope_beside_voxels_that_do_not_count(gamma):
+    logits = torch.zeros(1, 2, 1, 1, 3, requires_grad=True)
+    target = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]).reshape(1, 2, 1, 1, 3)
+    counted = torch.tensor([True, True, False]).reshape(1, 1, 1, 3)
+    loss = focal_loss(logits, target, counted, gamma=gamma)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5**gamma * math.log(2), rel=1e-5)
+    assert torch.isfinite(logits.grad).all()

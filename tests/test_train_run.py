@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from train_fixtures import make_stores, open_fixture, tiny_config
 
-from geols_precompute.errors import InputError, RecipeError
+from geols_precompute.errors import InputError, OutputError, RecipeError, StoreError
 from geols_precompute.recipe import TrainingHints
 from geols_train.config import TrainConfig
 from geols_train.run import holds_run, resumed_config, train_and_test, with_size
@@ -43,7 +45,8 @@ def test_repeats_share_the_split_and_differ_in_their_seeds(out, tmp_path):
     first, second = (json.loads((tmp_path / f"run/repeat-{n}/summary.json").read_text()) for n in (1, 2))
     dice = summary["mean_foreground_dice"]
     assert dice["mean"] == pytest.approx((first["mean_foreground_dice"] + second["mean_foreground_dice"]) / 2)
-    assert dice["std"] >= 0
+    expected = np.std([s["mean_foreground_dice"] for s in (first, second)], ddof=1)
+    assert dice["std"] == pytest.approx(expected)
     assert (summary["method"], summary["alpha"], summary["epochs"]) == ("geols", 0.1, 1)
     assert read_log(tmp_path / "run/repeat-1") != read_log(tmp_path / "run/repeat-2")
     assert holds_run(tmp_path / "run")
@@ -51,6 +54,39 @@ def test_repeats_share_the_split_and_differ_in_their_seeds(out, tmp_path):
     log = (tmp_path / "run/repeat-1/log.jsonl").stat().st_mtime_ns
     assert train_and_test(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True) == summary
     assert (tmp_path / "run/repeat-1/log.jsonl").stat().st_mtime_ns == log
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_run_is_not_resumed_over_stores_that_changed(tmp_path, repeats):
+    out = make_stores(tmp_path / "stores", cases=6)
+    train_and_test(tiny_config(out, repeats=repeats, epochs=1), tmp_path / "run")
+    if repeats > 1:
+        # as if the run had been killed before its last repeat
+        shutil.rmtree(tmp_path / "run/repeat-2")
+    shutil.rmtree(out)
+    make_stores(out, cases=6, vary=True)
+    with pytest.raises(StoreError, match="the volumes store has changed since"):
+        train_and_test(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True)
+    # nor with a training that was cut short
+    for summary in (tmp_path / "run").rglob("summary.json"):
+        summary.unlink()
+    with pytest.raises(StoreError, match="the volumes store has changed since"):
+        train_and_test(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True)
+
+
+def test_epochs_may_not_fall_nor_change_under_a_schedule(out, tmp_path):
+    train_and_test(tiny_config(out), tmp_path / "constant")
+    with pytest.raises(RecipeError, match=r"epochs 2 \(now 1\)"):
+        resumed_config(tmp_path / "constant", {"epochs": 1})
+    train_and_test(tiny_config(out, schedule="poly"), tmp_path / "poly")
+    with pytest.raises(RecipeError, match=r"epochs 2 \(now 3\)"):
+        resumed_config(tmp_path / "poly", {"epochs": 3})
+
+
+def test_an_output_that_cannot_be_made_names_out(out, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--out"):
+        train_and_test(tiny_config(out), tmp_path / "file" / "run")
 
 
 def test_a_resumed_run_may_go_on_longer_but_not_change(out, tmp_path):

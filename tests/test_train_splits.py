@@ -26,7 +26,9 @@ def test_fractions_and_counts_agree_and_all_parts_get_a_case():
     assert make_split("0.8,0.2,0", CASES, seed=0).test == ()
     for n in range(3, 60):
         counts = make_split("0.7,0.1,0.2", [f"c{i}" for i in range(n)], seed=0)
-        assert len(set(counts.cases)) == len(counts.cases) == n or n < 5 or abs(len(counts.cases) - n) <= 1
+        assert len(set(counts.cases)) == len(counts.cases) == n
+    with pytest.raises(InputError, match="finite"):
+        make_split("nan,1,1", CASES, seed=0)
 
 
 def test_a_saved_split_comes_back(tmp_path):

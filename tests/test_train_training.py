@@ -10,7 +10,6 @@ import pytest
 import torch
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
-from geols_precompute.errors import StoreError
 from geols_train.hardware import OutOfMemoryError
 from geols_train.interrupt import Stopped
 from geols_train.run import make_spec
@@ -166,15 +165,6 @@ def test_out_of_memory_says_which_option_to_lower(trainer, monkeypatch):
     monkeypatch.setattr(run, "train_step", full)
     with pytest.raises(OutOfMemoryError, match=r"lower --batch-size \(now 2\), --crop or --window \(now 8 10 8\)"):
         run.train()
-
-
-def test_stores_that_changed_are_not_resumed(trainer):
-    run = trainer(epochs=1)
-    run.train()
-    again = trainer(run.folder, epochs=1)
-    again.store_digests = lambda: {"volumes": "0" * 64}
-    with pytest.raises(StoreError, match="the volumes store has changed since"):
-        again.restore()
 
 
 def test_the_schedule(trainer):
