@@ -73,8 +73,10 @@ def test_files_that_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"labels": 3}, {"crop": 64}, {"data": 3}, {"tensorboard": "no"}, {"device": ""}, {"flip_axes": ["z"]}]
-    + [{"split": 0.7}],
+    [
+        {"labels": 3}, {"crop": 64}, {"data": 3}, {"tensorboard": "no"}, {"device": ""}, {"flip_axes": ["z"]},
+        {"split": 0.7},
+    ],
 )  # fmt: skip
 def test_a_value_of_a_wrong_type_is_named(values):
     with pytest.raises(RecipeError, match=next(iter(values)).replace("_", ".")):
