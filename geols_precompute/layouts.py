@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from geols_precompute.cases import CaseList, Dataset, images_below, is_image, stem
 from geols_precompute.errors import InputError
+from geols_precompute.tables import csv_rows
 
 KNOWN = (
     "nnU-Net raw (dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), MSD (dataset.json with "
@@ -272,22 +272,6 @@ def _csv(manifest: Path, wanted: tuple[str, ...] | None) -> Dataset:
         layout="CSV", root=manifest.parent, modalities=modalities, cases=cases, problems=problems,
         classes=_csv_classes(manifest.parent / "classes.csv"),
     )  # fmt: skip
-
-
-def csv_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, blanks stripped.
-
-    Raises:
-        InputError: it cannot be read, or a row has more fields than the header.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
-            rows = list(csv.DictReader(file, restkey="", restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
-    if bad := next((number for number, row in enumerate(rows, start=2) if "" in row), None):
-        raise InputError(f"{path}: line {bad} has more fields than the header (or the header has an empty name)")
-    return [{key.strip(): value.strip() for key, value in row.items()} for row in rows]
 
 
 def _csv_classes(path: Path) -> dict[int, str] | None:

@@ -105,7 +105,9 @@ def _run_case(task: Task) -> Outcome:
     with writing_to(task.labels.parent):
         _commit_volume(task, prepared, label_ZYX, volume, source)
         clock.lap("commit volume")
-        _discard_outdated(task.labels, case.id, source)
+        if not _is_committed(task.labels, case.id, source):
+            # made from other sources, or not whole
+            remove_case(task.labels, case.id)
         commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, _label_document(task, maps, source))
         clock.lap("commit maps")
     return Outcome(
@@ -116,7 +118,7 @@ def _run_case(task: Task) -> Outcome:
 def _commit_volume(task: Task, prepared: Volume, label_ZYX: UInt8Array, volume: Volume, source: dict[str, Any]) -> None:
     if _is_committed(task.volumes, task.case.id, source):
         return
-    _discard_outdated(task.volumes, task.case.id, source)
+    remove_case(task.volumes, task.case.id)
     stored, scale, offset = to_int16(prepared.image)
     document = {
         "source": source,
@@ -142,12 +144,6 @@ def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[
 def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:
     found = committed_case(root, case, manifest_digests(root))
     return found is not None and compare_source(found["source"], source) == "same"
-
-
-def _discard_outdated(root: Path, case: str, source: dict[str, Any]) -> None:
-    """Remove a committed case that was made from other sources, or whose files are not whole."""
-    if not _is_committed(root, case, source):
-        remove_case(root, case)
 
 
 @contextmanager

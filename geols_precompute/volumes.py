@@ -133,11 +133,16 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
 
 def write_image(array_ZYX: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
     """Write a volume [z,y,x] in the format of `path`'s ending, compressed, with `geometry`."""
+    sitk.WriteImage(as_image(array_ZYX, geometry), str(path), True)
+
+
+def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:
+    """Return a volume [z,y,x] as a SimpleITK image with `geometry`."""
     image = sitk.GetImageFromArray(array_ZYX)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    sitk.WriteImage(image, str(path), True)
+    return image
 
 
 def fingerprint(volume: Volume) -> Fingerprint:

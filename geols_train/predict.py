@@ -17,7 +17,7 @@ from geols_precompute.errors import InputError, OutputError
 from geols_precompute.geometry import Geometry
 from geols_precompute.preparation import prepare
 from geols_precompute.store.int16 import to_int16
-from geols_precompute.volumes import Volume, read_volume
+from geols_precompute.volumes import Volume, as_image, read_volume
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.hardware import Precision, choose_device, explain_out_of_memory
 from geols_train.inference import predict_probabilities
@@ -121,7 +121,7 @@ def resample_probabilities(probabilities_CZYX: Float32Array, prepared: Geometry,
 
 def _write(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
     """Write [z,y,x], or [c,z,y,x] as a 4-D image, under a name that appears only when the file is whole."""
-    volumes = [_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
+    volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
     image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
     temporary = path.with_name(f".tmp-{path.name}")
     try:
@@ -135,11 +135,3 @@ def _write(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
         raise OutputError(
             f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
         ) from error
-
-
-def _image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> Any:
-    image = sitk.GetImageFromArray(array_ZYX)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    return image

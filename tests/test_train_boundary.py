@@ -11,7 +11,7 @@ from train_fixtures import ball_label, make_stores
 
 ALLOWED = {
     "cases", "digests", "errors", "geometry", "layouts", "options", "preparation", "progress", "recipe", "softlabel",
-    "store", "volumes",
+    "store", "tables", "volumes",
 }  # fmt: skip
 CLUSTER = {"dask", "distributed", "numba", "skimage", "GeodisTK"}
 
