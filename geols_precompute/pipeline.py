@@ -12,6 +12,7 @@ from geols_precompute import runlog
 from geols_precompute.cases import Dataset, Problem
 from geols_precompute.errors import OutputError
 from geols_precompute.recipe import Recipe, TrainingHints
+from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.layout import METADATA, root_metadata
 from geols_precompute.store.verify import compare_source
 from geols_precompute.store.writer import (
@@ -21,7 +22,7 @@ from geols_precompute.store.writer import (
     read_attributes,
     write_manifest,
 )
-from geols_precompute.task import Outcome, Task, run_case, writing_to
+from geols_precompute.task import Outcome, Task, run_case
 
 VOLUMES = "volumes.zarr"
 

@@ -1,4 +1,4 @@
-"""The command geols-store: what is in a store, is it whole, does it fit this lab's data."""
+"""The command geols-store: what is in a store, is it whole, does it fit this lab's data; and how it is handed on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.share_cli import export, merge, pack, pull, unpack
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import Status, compare_source, open_store, strange_entries, verify_case
 
@@ -19,7 +20,11 @@ _STORE = click.argument("store", type=click.Path(path_type=Path))
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def store() -> None:
-    """Look at, verify and finalize stores."""
+    """Look at, verify, finalize and share stores."""
+
+
+for command in (pack, unpack, pull, merge, export):
+    store.add_command(command)
 
 
 @store.command()
@@ -78,7 +83,8 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
 def finalize(store: Path, partial: bool, debug: bool) -> int:
     """Write the manifest over the committed cases of a store whose run was cut short."""
     from geols_precompute import runlog
-    from geols_precompute.store.writer import committed_cases, remove_abandoned, write_manifest
+    from geols_precompute.store.atomic import remove_abandoned
+    from geols_precompute.store.writer import committed_cases, write_manifest
 
     if not (store / "zarr.json").exists():
         raise StoreError(f"{store}: no such store; name the folder that geols-precompute wrote, such as labels.zarr")

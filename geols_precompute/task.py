@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +15,11 @@ from geols_precompute.errors import GeolsError, InputError, OutputError
 from geols_precompute.preparation import UInt8Array, class_indices, prepare
 from geols_precompute.recipe import Recipe
 from geols_precompute.runlog import SourceStamp
+from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.int16 import to_int16
 from geols_precompute.store.verify import compare_source
 from geols_precompute.store.writer import commit_case, committed_case, manifest_digests, remove_case
 from geols_precompute.volumes import Volume, fingerprint, read_volume
-
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,21 +140,6 @@ def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[
 def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:
     found = committed_case(root, case, manifest_digests(root))
     return found is not None and compare_source(found["source"], source) == "same"
-
-
-@contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Turn what an operating system says about an output into an OutputError that says what to do."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        if error.errno in _DISK_IS_FULL:
-            reason = "no space left; free some and run the same command again, it goes on where it stopped"
-        else:
-            reason = f"cannot be written ({error.strerror}); name another folder with --out"
-        raise OutputError(f"{error.filename or folder}: {reason}") from error
 
 
 class _Clock:

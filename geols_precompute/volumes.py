@@ -8,6 +8,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, OutputError
 from geols_precompute.geometry import Geometry, three_floats
 
 # A NIfTI header whose axes are not quite orthonormal is read with the nearest rotation, and `read` says so.
@@ -131,9 +132,28 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     return array, geometry, f"{path}: axes in the header are not orthonormal; nearest rotation used" if mended else ""
 
 
-def write_image(array_ZYX: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write a volume [z,y,x] in the format of `path`'s ending, compressed, with `geometry`."""
-    sitk.WriteImage(as_image(array_ZYX, geometry), str(path), True)
+def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
+    """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, in the format of `path`'s ending, compressed.
+
+    The file appears under its name when it is whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
+    image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(temporary), True)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[-1]
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
+        ) from error
 
 
 def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:

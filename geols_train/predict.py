@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +12,11 @@ import SimpleITK as sitk
 import torch
 
 from geols_precompute.cases import Case, Problem
-from geols_precompute.errors import InputError, OutputError
+from geols_precompute.errors import InputError
 from geols_precompute.geometry import Geometry
 from geols_precompute.preparation import prepare
 from geols_precompute.store.int16 import to_int16
-from geols_precompute.volumes import Volume, as_image, read_volume
+from geols_precompute.volumes import Volume, read_volume, write_image
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.hardware import Precision, choose_device, explain_out_of_memory
 from geols_train.inference import predict_probabilities
@@ -71,9 +70,9 @@ class Predictor:
         volume = read_volume(case.images, None, modalities=len(self.spec.preprocessing.modalities))
         probabilities_CZYX = self.probabilities(volume)
         path = out / f"{case.id}.nii.gz"
-        _write(label_map(probabilities_CZYX, self.spec), volume.geometry, path)
+        write_image(label_map(probabilities_CZYX, self.spec), volume.geometry, path)
         if probabilities:
-            _write(probabilities_CZYX, volume.geometry, out / f"{case.id}_probabilities.nii.gz")
+            write_image(probabilities_CZYX, volume.geometry, out / f"{case.id}_probabilities.nii.gz")
         return path
 
     def probabilities(self, volume: Volume) -> Float32Array:
@@ -117,21 +116,3 @@ def resample_probabilities(probabilities_CZYX: Float32Array, prepared: Geometry,
         image.SetSpacing(prepared.spacing)
         target[:] = sitk.GetArrayViewFromImage(resampler.Execute(image))
     return resampled
-
-
-def _write(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write [z,y,x], or [c,z,y,x] as a 4-D image, under a name that appears only when the file is whole."""
-    volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
-    image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(temporary), True)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = str(error).strip().splitlines()[-1]
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
-        ) from error

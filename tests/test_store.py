@@ -22,19 +22,12 @@ from geols_precompute.errors import GeolsError, InputError, StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import Preprocessing, Recipe, class_table
 from geols_precompute.store import shard
+from geols_precompute.store.atomic import remove_abandoned
 from geols_precompute.store.int16 import to_int16
-from geols_precompute.store.layout import IMAGE, LABEL, MAPS, ChunkGrid, root_metadata
+from geols_precompute.store.layout import IMAGE, LABEL, MAPS, TEMPORARY_PREFIX, ChunkGrid, root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
-from geols_precompute.store.writer import (
-    TEMPORARY_PREFIX,
-    commit_case,
-    committed_cases,
-    create_store,
-    remove_abandoned,
-    remove_case,
-    write_manifest,
-)
+from geols_precompute.store.writer import commit_case, committed_cases, create_store, remove_case, write_manifest
 
 RECIPE = Recipe(classes=class_table({1: "a", 5: "b"}), preprocessing=Preprocessing(modalities=("ct",)))
 SOURCE = {"image_sha256": ["0" * 64], "label_sha256": "1" * 64, "geometry_sha256": "2" * 64}
@@ -211,7 +204,7 @@ def test_temporary_folders_of_the_dead_go_and_of_the_living_stay(store):
     import fcntl
     import os
 
-    dead, living = store.path / f"{TEMPORARY_PREFIX}dead", store.path / f"{TEMPORARY_PREFIX}living"
+    dead, living = store.path / f"{TEMPORARY_PREFIX}{0:032x}", store.path / f"{TEMPORARY_PREFIX}{1:032x}"
     for folder in (dead, living):
         (folder / "maps").mkdir(parents=True)
     descriptor = os.open(living, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Files: opening what lies in a store that may come from anywhere: no links, bounded sizes, strict JSON."""
+"""Files: what lies in a store that may come from anywhere: no links, bounded sizes, digests, strict JSON."""
 
 from __future__ import annotations
 
@@ -6,63 +6,161 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import StoreError
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_METADATA_BYTES = 2**20
+PIECE_BYTES = 2**20
 
 
-def open_regular(root: Path, relative: str) -> int:
-    """Open a file below `root` for reading and return its descriptor; no link on the way is followed.
+class Readable(Protocol):
+    """One opened file: bytes by their place in it."""
 
-    Raises:
-        StoreError: it is missing, a link, or not a regular file.
+    def size(self) -> int:
+        """Return its size in bytes."""
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `stop`, or to the end if that comes first, in pieces.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+
+
+class Files(Protocol):
+    """Where the files of a store lie; a file has its name in the store, for instance `case_01/zarr.json`.
+
+    It keeps nothing open, so a store on it may be used after a fork and may be pickled.
     """
-    path = root
-    try:
-        for part in relative.split("/"):
-            path = path / part
-            if stat.S_ISLNK(path.lstat().st_mode):
-                raise StoreError(f"{path}: is a link; links are not followed inside a store")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened ({error.strerror}); restore it or compute it again") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(f"{path}: is not a regular file")
-    return descriptor
+
+    @property
+    def location(self) -> str:
+        """What stands before a file's name in a message."""
+
+    def open(self, relative: str) -> AbstractContextManager[Readable]:
+        """Open a file for reading.
+
+        Raises:
+            StoreError: it is missing, or not a regular file.
+        """
+
+    def entries(self) -> Iterable[str]:
+        """Return what lies in the store's root, temporary files aside; nothing where that cannot be asked."""
+
+    def names(self, folder: str) -> Iterable[str]:
+        """Return all that lies below a folder, relative to it; nothing where that cannot be asked."""
 
 
-def read_limited(root: Path, relative: str, limit: int) -> bytes:
+@dataclass(frozen=True)
+class LocalFile:
+    """A part of an open file: `length` bytes from `first` on."""
+
+    descriptor: int
+    where: str
+    first: int
+    length: int
+
+    def size(self) -> int:
+        """Return the number of bytes."""
+        return self.length
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `stop` or the end, in pieces."""
+        stop = min(stop, self.length)
+        while start < stop:
+            try:
+                piece = os.pread(self.descriptor, min(PIECE_BYTES, stop - start), self.first + start)
+            except OSError as error:
+                raise StoreError(f"{self.where}: cannot be read ({error.strerror})") from error
+            if not piece:
+                return
+            yield piece
+            start += len(piece)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files below a folder; no link on the way to one is followed."""
+
+    root: Path
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    @contextmanager
+    def open(self, relative: str) -> Iterator[LocalFile]:
+        """Open a file; see `Files`."""
+        descriptor = _open_regular(self.root, relative)
+        try:
+            where = f"{self.root}/{relative}"
+            yield LocalFile(descriptor=descriptor, where=where, first=0, length=os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+
+    def entries(self) -> list[str]:
+        """Return the names in the folder that do not begin with a point."""
+        return sorted(path.name for path in self.root.iterdir() if not path.name.startswith("."))
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the files and links below a folder, relative to it."""
+        top = self.root / folder
+        for parent, folders, names in os.walk(top):
+            links = [name for name in folders if Path(parent, name).is_symlink()]
+            for name in (*names, *links):
+                yield Path(parent, name).relative_to(top).as_posix()
+
+
+def read_range(file: Readable, start: int, stop: int) -> bytes:
+    """Return the bytes from `start` to `stop`, fewer where the file ends before."""
+    return b"".join(file.stream(start, stop))
+
+
+def read_limited(files: Files, relative: str, limit: int) -> bytes:
     """Return a whole file of at most `limit` bytes.
 
     Raises:
-        StoreError: as `open_regular`, or the file is larger.
+        StoreError: it cannot be read, or is larger.
     """
-    with os.fdopen(open_regular(root, relative), "rb") as file:
-        content = file.read(limit + 1)
+    with files.open(relative) as file:
+        content = read_range(file, 0, limit + 1)
     if len(content) > limit:
-        raise StoreError(f"{root / relative}: more than {limit} bytes, which no store of this version needs")
+        raise StoreError(f"{files.location}/{relative}: more than {limit} bytes, which no store of this version needs")
     return content
 
 
-def file_sha256(root: Path, relative: str, size: int) -> str:
-    """Return the SHA-256 of a file of `size` bytes, read piece by piece.
+def checked_pieces(files: Files, relative: str, size: int, sha256: str) -> Iterator[bytes]:
+    """Yield a file piece by piece; whoever takes all of them has the bytes of that size and digest, or an error.
 
     Raises:
-        StoreError: as `open_regular`, or the size differs.
+        StoreError: it cannot be read, or its size or digest is another.
     """
-    with os.fdopen(open_regular(root, relative), "rb") as file:
-        if (found := os.fstat(file.fileno()).st_size) != size:
-            raise StoreError(f"{root / relative}: {found} bytes, {size} expected")
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, found = hashlib.sha256(), 0
+    with files.open(relative) as file:
+        for piece in file.stream(0, size + 1):
+            found += len(piece)
+            if found <= size:
+                digest.update(piece)
+                yield piece
+    if found != size:
+        amount = "more" if found > size else found
+        raise StoreError(f"{files.location}/{relative}: {amount} bytes, {size} expected")
+    if digest.hexdigest() != sha256:
+        raise StoreError(
+            f"{files.location}/{relative}: differs from its digest; get the case again from its source, or remove it "
+            "and run geols-precompute again"
+        )
 
 
-def parse_json(content: bytes, where: Path) -> dict[str, Any]:
+def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
     """Return a JSON object; repeated keys, NaN, infinities and deep nesting are refused.
 
     Raises:
@@ -86,3 +184,19 @@ def parse_json(content: bytes, where: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StoreError(f"{where}: not a JSON object")
     return document
+
+
+def _open_regular(root: Path, relative: str) -> int:
+    path = root
+    try:
+        for part in relative.split("/"):
+            path = path / part
+            if stat.S_ISLNK(path.lstat().st_mode):
+                raise StoreError(f"{path}: is a link; links are not followed inside a store")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened ({error.strerror}); restore it or compute it again") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path}: is not a regular file")
+    return descriptor

@@ -71,7 +71,7 @@ class CaseMetadata:
     geols: Mapping[str, Any]
 
 
-def checked_manifest(content: bytes, where: Path, expected: Format) -> Manifest:
+def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Manifest:
     """Check a manifest.json.
 
     Raises:
@@ -97,7 +97,7 @@ def checked_manifest(content: bytes, where: Path, expected: Format) -> Manifest:
     )
 
 
-def require_format(document: Mapping[str, Any], where: Path, expected: Format) -> None:
+def require_format(document: Mapping[str, Any], where: str | Path, expected: Format) -> None:
     """Refuse a manifest or root of another format or version.
 
     Raises:
@@ -112,7 +112,7 @@ def require_format(document: Mapping[str, Any], where: Path, expected: Format) -
         )
 
 
-def group_attributes(document: Mapping[str, Any], where: Path) -> dict[str, Any]:
+def group_attributes(document: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
     """Return the geols attributes of a group's zarr.json.
 
     Raises:
@@ -125,7 +125,7 @@ def group_attributes(document: Mapping[str, Any], where: Path) -> dict[str, Any]
     return geols
 
 
-def checked_root(document: Mapping[str, Any], where: Path, expected: Format) -> Root:
+def checked_root(document: Mapping[str, Any], where: str | Path, expected: Format) -> Root:
     """Check the zarr.json of a root: format, recipe and its digest, class table, modalities.
 
     Raises:
@@ -163,7 +163,7 @@ def checked_root(document: Mapping[str, Any], where: Path, expected: Format) -> 
     )
 
 
-def checked_case(document: Mapping[str, Any], where: Path, root: Root) -> CaseMetadata:
+def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> CaseMetadata:
     """Check a case's zarr.json: geometry, sources, classes, and one zarr.json and one shard per array, nothing else.
 
     Raises:
@@ -198,7 +198,7 @@ def checked_case(document: Mapping[str, Any], where: Path, root: Root) -> CaseMe
     return CaseMetadata(geometry=geometry, shapes=shapes, files=files, geols=geols)
 
 
-def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ...], where: Path) -> None:
+def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ...], where: str | Path) -> None:
     """Refuse an array whose zarr.json is not exactly what version 1 prescribes: type, chunks and codecs.
 
     Raises:
@@ -210,7 +210,7 @@ def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ..
             raise StoreError(f"{where}: {key} is not what version {VERSION} prescribes for {kind.name} {shape}")
 
 
-def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: Path) -> None:
+def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: str | Path) -> None:
     """Refuse, before anything is allocated, an array too large in itself or for its shard."""
     decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, ChunkGrid.of(shape).inner))
     if decoded > MAX_ARRAY_BYTES or chunk > MAX_CHUNK_BYTES or decoded > MAX_LZ4_RATIO * shard_bytes:

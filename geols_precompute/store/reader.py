@@ -13,6 +13,8 @@ import numpy.typing as npt
 from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.store import files, guards, shard
+from geols_precompute.store.archive import Archive
+from geols_precompute.store.files import Files, Folder
 from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
 from geols_precompute.store.shard import Window
 
@@ -24,7 +26,8 @@ class Store:
     keeps no file open, so it may be used after a fork and may be pickled.
 
     Attributes:
-        path: of the store.
+        files: where the store lies.
+        manifest_content, root_content: both documents as they stand.
         digest: SHA-256 of the manifest, the name under which the store is cited.
         cases: ids, sorted.
         classes: the class table; a class's index is its place in it.
@@ -33,19 +36,17 @@ class Store:
 
     format: ClassVar[Format]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise StoreError(f"{self.path}: no such store")
-        if not (self.path / MANIFEST).exists():
-            hint = "run geols-store finalize" if (self.path / METADATA).exists() else "is this a store?"
-            raise StoreError(f"{self.path}: has no {MANIFEST}; {hint}")
-        content = files.read_limited(self.path, MANIFEST, files.MAX_MANIFEST_BYTES)
-        self.manifest = guards.checked_manifest(content, self.path / MANIFEST, self.format)
-        document = self._checked_metadata(METADATA, self.manifest.root_sha256)
-        self.root = guards.checked_root(document, self.path / METADATA, self.format)
+    def __init__(self, where: Files) -> None:
+        self.files = where
+        self.manifest_content = files.read_limited(where, MANIFEST, files.MAX_MANIFEST_BYTES)
+        self.manifest = guards.checked_manifest(self.manifest_content, self._named(MANIFEST), self.format)
+        self.root_content = self._checked_content(METADATA, self.manifest.root_sha256)
+        document = files.parse_json(self.root_content, self._named(METADATA))
+        self.root = guards.checked_root(document, self._named(METADATA), self.format)
         if self.root.recipe_id != self.manifest.recipe_id:
-            raise StoreError(f"{self.path}: recipe_id of {MANIFEST} and {METADATA} differ; run geols-store finalize")
+            raise StoreError(
+                f"{where.location}: recipe_id of {MANIFEST} and {METADATA} differ; run geols-store finalize"
+            )
         self.digest = self.manifest.digest
         self.cases = tuple(sorted(self.manifest.cases))
         self.classes = self.root.classes
@@ -55,12 +56,17 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Open a store.
+        """Open a store: its folder, or the one file that it is packed in.
 
         Raises:
             StoreError: it is not there, not finalized, of another format, or its manifest or root is damaged.
         """
-        return cls(path)
+        return cls(local_files(Path(path)))
+
+    @property
+    def path(self) -> Path:
+        """Where the store lies on this machine."""
+        return Path(self.files.location)
 
     def metadata(self, case: str) -> guards.CaseMetadata:
         """Return a case's checked metadata.
@@ -69,13 +75,23 @@ class Store:
             InputError: no such case.
             StoreError: it is missing or damaged.
         """
-        if case not in self.manifest.cases:
-            raise InputError(f"{self.path}: no case {case!r}; it has {len(self.cases)} cases")
         if case not in self._metadata:
-            where = f"{case}/{METADATA}"
-            document = self._checked_metadata(where, self.manifest.cases[case])
-            self._metadata[case] = guards.checked_case(document, self.path / where, self.root)
+            self._metadata[case] = self.read_metadata(case)[1]
         return self._metadata[case]
+
+    def read_metadata(self, case: str) -> tuple[bytes, guards.CaseMetadata]:
+        """Return a case's zarr.json as it stands and as `metadata` gives it, without keeping either.
+
+        Raises:
+            InputError: no such case.
+            StoreError: it is missing or damaged.
+        """
+        if case not in self.manifest.cases:
+            raise InputError(f"{self.files.location}: no case {case!r}; it has {len(self.cases)} cases")
+        relative = f"{case}/{METADATA}"
+        content = self._checked_content(relative, self.manifest.cases[case])
+        document = files.parse_json(content, self._named(relative))
+        return content, guards.checked_case(document, self._named(relative), self.root)
 
     def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> npt.NDArray[Any]:
         """Return an array of a case, or the window (z, y, x slices with start and stop) of it.
@@ -88,33 +104,33 @@ class Store:
         shape = metadata.shapes[kind.name]
         window = _checked_window(window, shape[-3:])
         where = f"{case}/{kind.metadata_path}"
-        declaration = files.read_limited(self.path, where, files.MAX_METADATA_BYTES)
-        guards.require_array_metadata(declaration, kind, shape, self.path / where)
+        declaration = files.read_limited(self.files, where, files.MAX_METADATA_BYTES)
+        guards.require_array_metadata(declaration, kind, shape, self._named(where))
         relative = f"{case}/{kind.shard_path}"
-        descriptor = files.open_regular(self.path, relative)
-        try:
-            declared, found = metadata.files[kind.shard_path][0], os.fstat(descriptor).st_size
+        with self.files.open(relative) as file:
+            declared, found = metadata.files[kind.shard_path][0], file.size()
             if found != declared:
                 raise StoreError(
-                    f"{self.path / relative}: {found} bytes, {declared} expected; restore it, or run "
+                    f"{self._named(relative)}: {found} bytes, {declared} expected; restore it, or run "
                     "geols-precompute again"
                 )
 
             def pread(offset: int, length: int) -> bytes:
-                return os.pread(descriptor, length, offset)
+                return files.read_range(file, offset, offset + length)
 
-            return shard.decode_window(pread, found, kind, shape, window, str(self.path / relative))
-        finally:
-            os.close(descriptor)
+            return shard.decode_window(pread, found, kind, shape, window, self._named(relative))
 
-    def _checked_metadata(self, relative: str, sha256: str) -> dict[str, Any]:
-        content = files.read_limited(self.path, relative, files.MAX_METADATA_BYTES)
+    def _checked_content(self, relative: str, sha256: str) -> bytes:
+        content = files.read_limited(self.files, relative, files.MAX_METADATA_BYTES)
         if sha256_hex(content) != sha256:
             raise StoreError(
-                f"{self.path / relative}: differs from its digest in the manifest; restore it, or run "
+                f"{self._named(relative)}: differs from its digest in the manifest; restore it, or run "
                 "geols-precompute again"
             )
-        return files.parse_json(content, self.path / relative)
+        return content
+
+    def _named(self, relative: str) -> str:
+        return f"{self.files.location}/{relative}"
 
 
 class LabelStore(Store):
@@ -164,6 +180,24 @@ class VolumeStore(Store):
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""
         stored = self.metadata(case).geols["image"]
         return np.asarray(stored["scale"], np.float32), np.asarray(stored["offset"], np.float32)
+
+
+def local_files(path: Path) -> Files:
+    """Return the files of a store that is a folder, or packed in one file.
+
+    Raises:
+        StoreError: there is neither.
+    """
+    if path.is_file():
+        # the archive itself may be reached by a link; what is inside a store may not
+        real = path.resolve()
+        return Archive(Folder(real.parent), real.name)
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such store")
+    if not (path / MANIFEST).exists():
+        hint = "run geols-store finalize" if (path / METADATA).exists() else "is this a store?"
+        raise StoreError(f"{path}: has no {MANIFEST}; {hint}")
+    return Folder(path)
 
 
 def _checked_window(window: Window | None, shape: tuple[int, ...]) -> Window:

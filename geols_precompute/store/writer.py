@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import recipe_differences
-from geols_precompute.store import files, guards
+from geols_precompute.store import atomic, files, guards
 from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,
@@ -34,9 +31,6 @@ from geols_precompute.store.layout import (
 )
 from geols_precompute.store.shard import encode_shard
 
-#: Where a file system has no locks, a temporary folder this old has lost its writer.
-_ABANDONED_AFTER_SECONDS = 24 * 3600
-
 
 def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     """Create a store's folder and root zarr.json, or check that an existing one was made with the same recipe.
@@ -48,13 +42,13 @@ def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     """
     content = canonical_json(metadata)
     root.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(root)
+    atomic.remove_abandoned(root)
     if (root / METADATA).exists():
         if committed_cases(root):
             _require_same_recipe(root, metadata["attributes"]["geols"])
         if (root / METADATA).read_bytes() == content:
             return
-    _replace_file(root / METADATA, content)
+    atomic.replace_file(root / METADATA, content)
     if (root / MANIFEST).exists():
         write_manifest(root)
 
@@ -77,7 +71,7 @@ def read_attributes(folder: Path) -> dict[str, Any]:
     Raises:
         StoreError: it is not there, a link, too large, or no group of ours.
     """
-    content = files.read_limited(folder, METADATA, files.MAX_METADATA_BYTES)
+    content = files.read_limited(files.Folder(folder), METADATA, files.MAX_METADATA_BYTES)
     return guards.group_attributes(files.parse_json(content, folder / METADATA), folder / METADATA)
 
 
@@ -99,7 +93,7 @@ def commit_case(
     format_ = _format_of(root)
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
-    with _temporary(root, Path.mkdir) as folder:
+    with new_case(root, case) as folder:
         listed: dict[str, dict[str, Any]] = {}
         digests = {}
         for kind in ARRAYS[format_]:
@@ -108,20 +102,35 @@ def commit_case(
                 (kind.metadata_path, canonical_json(array_metadata(kind, array.shape))),
                 (kind.shard_path, encode_shard(array, kind)),
             ):
-                _write(folder / relative, content)
+                write_file(folder / relative, [content])
                 listed[relative] = {"bytes": len(content), "sha256": sha256_hex(content)}
             digests[f"{kind.name}_sha256"] = array_sha256(array)
         attributes = {**geols, **digests, "geometry": geometry.as_json(), "files": listed}
         ome = ome_metadata(case, ARRAYS[format_][0], geometry)
         content = canonical_json(group_metadata({"ome": ome, "geols": attributes}))
-        _write(folder / METADATA, content)
-        # all is written before anything is synced: the file system then commits its journal once, not once a file
-        for parent, _, names in os.walk(folder, topdown=False):
-            for path in (*(Path(parent, name) for name in names), Path(parent)):
-                _sync(path)
-        _rename_or_compare(folder, root / case, content)
-        _sync(root)
+        write_file(folder / METADATA, [content])
     return sha256_hex(content)
+
+
+@contextmanager
+def new_case(root: Path, case: str) -> Iterator[Path]:
+    """Provide a folder for the files of a case, its zarr.json among them; the rename at the end is the commit.
+
+    Raises:
+        StoreError: the case is there already and is not equal to this one.
+    """
+    with atomic.new_folder(root) as folder:
+        yield folder
+        atomic.sync_tree(folder)
+        _rename_or_compare(folder, root / case)
+        atomic.sync(root)
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file of a new case, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.writelines(pieces)
 
 
 def array_sha256(array: npt.NDArray[Any]) -> str:
@@ -143,9 +152,15 @@ def committed_cases(root: Path, digests: Mapping[str, str] | None = None) -> dic
 
     With `digests`, those of a manifest, a case whose zarr.json has another digest than it says is not whole.
     """
+    return dict(whole_cases(root, digests))
+
+
+def whole_cases(root: Path, digests: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what `committed_cases` returns, one case after another."""
     names = sorted(folder.name for folder in root.iterdir()) if root.is_dir() else []
-    found = {name: committed_case(root, name, digests) for name in names if is_case_id(name)}
-    return {case: geols for case, geols in found.items() if geols is not None}
+    for name in filter(is_case_id, names):
+        if (geols := committed_case(root, name, digests)) is not None:
+            yield name, geols
 
 
 def committed_case(root: Path, case: str, digests: Mapping[str, str] | None = None) -> dict[str, Any] | None:
@@ -154,7 +169,7 @@ def committed_case(root: Path, case: str, digests: Mapping[str, str] | None = No
     `digests` are those of `committed_cases`.
     """
     with suppress(StoreError, OSError, LookupError, TypeError, ValueError, AttributeError):
-        content = files.read_limited(root, f"{case}/{METADATA}", files.MAX_METADATA_BYTES)
+        content = files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES)
         where = root / case / METADATA
         geols = guards.group_attributes(files.parse_json(content, where), where)
         if digests and digests.get(case, sha256_hex(content)) != sha256_hex(content):
@@ -167,7 +182,7 @@ def committed_case(root: Path, case: str, digests: Mapping[str, str] | None = No
 def manifest_digests(root: Path) -> Mapping[str, str]:
     """Return {case: SHA-256 of its zarr.json} of a store's manifest; nothing if there is none, or a damaged one."""
     with suppress(StoreError, OSError):
-        content = files.read_limited(root, MANIFEST, files.MAX_MANIFEST_BYTES)
+        content = files.read_limited(files.Folder(root), MANIFEST, files.MAX_MANIFEST_BYTES)
         return guards.checked_manifest(content, root / MANIFEST, _format_of(root)).cases
     return {}
 
@@ -178,26 +193,18 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
     Raises:
         StoreError: the root is damaged, or two cases have one id, letter case aside.
     """
-    content = files.read_limited(root, METADATA, files.MAX_METADATA_BYTES)
+    content = files.read_limited(files.Folder(root), METADATA, files.MAX_METADATA_BYTES)
     where = root / METADATA
     checked = guards.checked_root(files.parse_json(content, where), where, _format_of(root))
     cases = {
-        case: sha256_hex(files.read_limited(root, f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
-        for case in committed_cases(root)
+        case: sha256_hex(files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
+        for case, _ in whole_cases(root)
         if case not in leave_out
     }
     document = canonical_json(manifest(checked.format, checked.recipe_id, sha256_hex(content), cases))
     guards.checked_manifest(document, root / MANIFEST, checked.format)
-    _replace_file(root / MANIFEST, document)
+    atomic.replace_file(root / MANIFEST, document)
     return sha256_hex(document)
-
-
-def remove_abandoned(root: Path) -> None:
-    """Remove what writers that are gone left behind; a living writer holds a lock on its temporary folder or file."""
-    for path in root.glob(f"{TEMPORARY_PREFIX}*"):
-        with suppress(OSError):
-            if not path.is_symlink() and _abandoned(path):
-                _remove(path)
 
 
 def _format_of(root: Path) -> Format:
@@ -207,56 +214,8 @@ def _format_of(root: Path) -> Format:
     return format_
 
 
-@contextmanager
-def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Make a locked file or folder beside the cases, and remove it if it was not renamed."""
-    descriptor = None
-    while descriptor is None:
-        path = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        make(path)
-        descriptor = _lock(path)
-    try:
-        yield path
-    finally:
-        os.close(descriptor)
-        _remove(path)
-
-
-def _lock(path: Path) -> int | None:
-    """Return a descriptor that holds a lock on `path`, or None if another run cleaned it away before."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if path.exists():
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _abandoned(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _rename_or_compare(folder: Path, target: Path, content: bytes) -> None:
+def _rename_or_compare(folder: Path, target: Path) -> None:
+    content = (folder / METADATA).read_bytes()
     try:
         folder.rename(target)
     except OSError as error:
@@ -269,25 +228,3 @@ def _rename_or_compare(folder: Path, target: Path, content: bytes) -> None:
                 f"{target} is committed with other content (zarr.json {sha256_hex(committed)[:12]}, now "
                 f"{sha256_hex(content)[:12]}); two runs with different inputs write to one store"
             ) from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    with _temporary(path.parent, Path.touch) as temporary:
-        _write(temporary, content)
-        _sync(temporary)
-        temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,145 @@
+"""Archive: a whole store in one file, a zip whose members are stored as they are, sorted, without times."""
+
+from __future__ import annotations
+
+import bisect
+import io
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from geols_precompute.errors import StoreError
+from geols_precompute.store.files import Files, Readable, read_range
+
+MAX_DIRECTORY_BYTES = 64 * 2**20
+#: Local header of a member: signature, 22 bytes that the directory repeats, lengths of name and extra field.
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_ENCRYPTED = 0x1
+_EARLIEST = (1980, 1, 1, 0, 0, 0)
+_REGULAR_FILE = 0o100644
+
+
+class Archive:
+    """The files of a packed store; only the archive's directory is held in memory.
+
+    Args:
+        outside: where the archive lies.
+        name: of the archive there.
+
+    Raises:
+        StoreError: it is no zip, or has a member that is compressed, encrypted or named twice.
+    """
+
+    def __init__(self, outside: Files, name: str) -> None:
+        self.outside, self.name = outside, name
+        self.location = f"{outside.location}/{name}"
+        members: dict[str, tuple[int, int]] = {}
+        for info in self._directory():
+            if info.is_dir():
+                continue
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+                raise StoreError(
+                    f"{self.location}: {info.filename!r} is compressed or encrypted; a packed store holds its files as "
+                    "they are; unzip it to a folder, or pack it with geols-store pack"
+                )
+            if info.filename in members:
+                raise StoreError(f"{self.location}: {info.filename!r} is in it twice")
+            members[info.filename] = info.header_offset, info.file_size
+        self._members, self._sorted = members, sorted(members)
+
+    @contextmanager
+    def open(self, relative: str) -> Iterator[Readable]:
+        """Open a member; see `Files`."""
+        if relative not in self._members:
+            raise StoreError(f"{self.location}/{relative}: is missing; get the archive again from its source")
+        offset, size = self._members[relative]
+        with self.outside.open(self.name) as file:
+            header = read_range(file, offset, offset + _LOCAL_HEADER.size)
+            signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header.ljust(_LOCAL_HEADER.size, b"\0"))
+            if signature != b"PK\3\4":
+                raise StoreError(f"{self.location}/{relative}: is damaged; get the archive again from its source")
+            yield _Member(file=file, first=offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, length=size)
+
+    def entries(self) -> list[str]:
+        """Return the first parts of the members' names."""
+        return sorted({name.split("/")[0] for name in self._members})
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the members below a folder, relative to it."""
+        prefix = f"{folder}/"
+        index = bisect.bisect_left(self._sorted, prefix)
+        while index < len(self._sorted) and self._sorted[index].startswith(prefix):
+            yield self._sorted[index].removeprefix(prefix)
+            index += 1
+
+    def _directory(self) -> list[zipfile.ZipInfo]:
+        try:
+            with self.outside.open(self.name) as file, zipfile.ZipFile(_Seekable(file, self.location)) as archive:
+                return archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
+            raise StoreError(f"{self.location}: is not a whole zip archive ({error}); get it again") from error
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A stored member: `length` bytes of a file from `first` on."""
+
+    file: Readable
+    first: int
+    length: int
+
+    def size(self) -> int:
+        return self.length
+
+    def stream(self, start: int, stop: int) -> Iterator[bytes]:
+        if start < (stop := min(stop, self.length)):
+            yield from self.file.stream(self.first + start, self.first + stop)
+
+
+class _Seekable(io.RawIOBase):
+    """What zipfile needs to read the directory of an archive, and no more."""
+
+    def __init__(self, file: Readable, where: str) -> None:
+        self._file, self._where, self._size, self._at = file, where, file.size(), 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if self._at < 0:
+            raise OSError("before the first byte")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size < 0 else min(self._size, self._at + size)
+        if stop - self._at > MAX_DIRECTORY_BYTES:
+            raise StoreError(f"{self._where}: its directory has more than {MAX_DIRECTORY_BYTES} bytes")
+        content = read_range(self._file, self._at, stop)
+        self._at += len(content)
+        return content
+
+
+def write_archive(file: BinaryIO, members: Iterable[tuple[str, int, Iterable[bytes]]]) -> None:
+    """Write members (name, size, pieces) in the order given; equal members give equal bytes."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, size, pieces in members:
+            info = zipfile.ZipInfo(name, date_time=_EARLIEST)
+            info.create_system = 3
+            info.external_attr = _REGULAR_FILE << 16
+            info.file_size = size
+            with archive.open(info, "w") as member:
+                for piece in pieces:
+                    member.write(piece)
+
+
+def is_archive(location: str | Path) -> bool:
+    """Whether a path or the path of a URL names a packed store."""
+    return str(location).lower().endswith(".zip")

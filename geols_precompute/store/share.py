@@ -1,0 +1,195 @@
+"""Share: whole cases from one store into another, checked as they come; pull, unpack and merge are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from threading import Event
+
+from geols_precompute.digests import canonical_json, sha256_hex
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.recipe import recipe_differences
+from geols_precompute.store import atomic, files, guards
+from geols_precompute.store.archive import Archive
+from geols_precompute.store.files import Files, Folder
+from geols_precompute.store.layout import MAPS, METADATA, group_metadata, ome_metadata
+from geols_precompute.store.reader import LabelStore, local_files
+from geols_precompute.store.remote import WholeFilesOnlyError, is_url, remote_files
+from geols_precompute.store.writer import committed_case, new_case, remove_case, whole_cases, write_file
+
+#: Cases in transfer at once.
+TRANSFERS = 8
+#: A source that fails so often in a row is not to be had.
+MAX_FAILURES_IN_A_ROW = 20
+_ANY_SIZE = 2**62
+
+#: Called with a case's id and why it failed, which is empty if it is well.
+OnCase = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """How many cases were copied and how many were there already, and why others failed."""
+
+    copied: int
+    found: int
+    failures: Mapping[str, str]
+
+
+@contextmanager
+def open_source(source: str, scratch: Path) -> Iterator[LabelStore]:
+    """Open a label store that is a folder or an archive, here or at an address.
+
+    Args:
+        source: a path or a URL. Of a remote store only its manifest and root, or an archive's directory, are read.
+        scratch: a folder where an archive lies meanwhile if its server sends only whole files.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+        MissingExtraError: what reads such an address is not installed.
+    """
+    if not is_url(source):
+        yield LabelStore(local_files(Path(source)))
+        return
+    where, archive = remote_files(source)
+    if not archive:
+        yield LabelStore(where)
+        return
+    with _remote_archive(where, archive, scratch) as packed:
+        yield LabelStore(packed)
+
+
+def create_like(root: Path, content: bytes) -> None:
+    """Create the folder of a store whose root zarr.json is `content`, or check that the one there is of that store.
+
+    Raises:
+        StoreError: something else is there; for another store the message names what differs.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    atomic.remove_abandoned(root)
+    if not (root / METADATA).exists():
+        if any(root.iterdir()):
+            raise StoreError(f"{root}: is not empty and no store; name a new folder")
+    elif (found := (root / METADATA).read_bytes()) == content:
+        return
+    elif any(whole_cases(root)):
+        where = root / METADATA
+        ours, theirs = (guards.group_attributes(files.parse_json(c, where), where) for c in (content, found))
+        differing = "; ".join(recipe_differences(ours, theirs)) or "its zarr.json is written differently"
+        raise StoreError(f"{root}: holds another store ({differing}); name a new folder")
+    atomic.replace_file(root / METADATA, content)
+
+
+def receive(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCase) -> Received:
+    """Copy whole cases of a store into the one at `root`, several at once.
+
+    A case appears by one rename, when every byte of it has come and has been checked.
+
+    Raises:
+        InputError: the source has no such case.
+        StoreError: the store at `root` has another case of one of these names, or nothing but failures comes.
+        OSError: it cannot be written.
+    """
+    missing = [case for case in cases if not _is_there(root, case, source)]
+    for case in sorted(set(cases) - set(missing)):
+        on_case(case, "")
+    failures: dict[str, str] = {}
+    in_a_row = 0
+    with closing(_each(lambda case, stop: copy_case(source, case, root, stop=stop), missing)) as ended:
+        for case, error in ended:
+            if error is not None and not isinstance(error, StoreError):
+                raise error
+            in_a_row = in_a_row + 1 if error else 0
+            if error:
+                failures[case] = str(error)
+            on_case(case, failures.get(case, ""))
+            if in_a_row == MAX_FAILURES_IN_A_ROW:
+                raise StoreError(f"{source.files.location}: {in_a_row} cases in a row failed, the last: {error}")
+    return Received(copied=len(missing) - len(failures), found=len(cases) - len(missing), failures=failures)
+
+
+def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop: Event | None = None) -> None:
+    """Copy a case into the store at `root`, under another name if one is given, checking every byte.
+
+    Raises:
+        StoreError: a byte is not what the digests say, or the store has another case of that name.
+        InterruptedError: `stop` was set meanwhile.
+        OSError: it cannot be written.
+    """
+
+    def pieces(relative: str, size: int, sha256: str) -> Iterator[bytes]:
+        for piece in files.checked_pieces(source.files, f"{case}/{relative}", size, sha256):
+            if stop and stop.is_set():
+                raise InterruptedError
+            yield piece
+
+    content, metadata = source.read_metadata(case)
+    with new_case(root, name or case) as folder:
+        for relative, (size, sha256) in metadata.files.items():
+            write_file(folder / relative, pieces(relative, size, sha256))
+        write_file(folder / METADATA, [renamed(metadata, name) if name else content])
+
+
+def renamed(metadata: guards.CaseMetadata, name: str) -> bytes:
+    """Return the zarr.json of a case of maps under a name; nothing in it tells another one."""
+    ome = ome_metadata(name, MAPS, metadata.geometry)
+    return canonical_json(group_metadata({"ome": ome, "geols": metadata.geols}))
+
+
+def _is_there(root: Path, case: str, source: LabelStore) -> bool:
+    """Whether a store holds a case as the source has it; what is left of a damaged one is removed."""
+    if case not in source.manifest.cases:
+        raise InputError(f"{source.files.location}: no case {case!r}; it has {len(source.cases)} cases")
+    sha256 = source.manifest.cases[case]
+    if not (root / case).exists():
+        return False
+    if committed_case(root, case, {case: sha256}) is not None:
+        return True
+    if committed_case(root, case) is not None:
+        found = sha256_hex((root / case / METADATA).read_bytes())
+        raise StoreError(
+            f"{root / case}: is another case than {source.files.location}/{case} (zarr.json {found[:12]}, there "
+            f"{sha256[:12]}); remove one of them, or name a new folder"
+        )
+    remove_case(root, case)
+    return False
+
+
+def _each(function: Callable[[str, Event], None], items: Iterable[str]) -> Generator[tuple[str, BaseException | None]]:
+    """Call a function with each item and an event, in threads, and yield (item, error) as the calls end.
+
+    Only a few are handed out ahead. The event is set when no more is wanted.
+    """
+    waiting, stop = iter(items), Event()
+    running: dict[Future[None], str] = {}
+    with ThreadPoolExecutor(TRANSFERS) as threads:
+        try:
+            while True:
+                for item in islice(waiting, 2 * TRANSFERS - len(running)):
+                    running[threads.submit(function, item, stop)] = item
+                if not running:
+                    return
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(ended), ended.exception()
+        finally:
+            stop.set()
+            for future in running:
+                future.cancel()
+
+
+@contextmanager
+def _remote_archive(where: Files, name: str, scratch: Path) -> Iterator[Archive]:
+    try:
+        archive = Archive(where, name)
+    except WholeFilesOnlyError:
+        atomic.remove_abandoned(scratch)
+        with atomic.scratch_file(scratch) as path:
+            with where.open(name) as file:
+                write_file(path, file.stream(0, _ANY_SIZE))
+            yield Archive(Folder(path.parent), path.name)
+    else:
+        yield archive
