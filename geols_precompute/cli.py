@@ -39,6 +39,7 @@ MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "backgrou
 @click.option("--engine", type=click.Choice(["numba", "geodistk"]), help="[default: numba]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
+@click.option("--reuse", type=click.Path(path_type=Path), help="Label store to take maps from, another lab's perhaps.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 is this one.  [default: one per core]")
 @reports_errors(extra="precompute")
 def precompute(
@@ -49,6 +50,7 @@ def precompute(
     clip: tuple[float, float] | None,
     out: Path | None,
     name: str,
+    reuse: Path | None,
     workers: int | None,
     debug: bool,
     **flags: Any,
@@ -66,6 +68,7 @@ def precompute(
     from geols_precompute.pipeline import create_stores, make_plan, run_plan
     from geols_precompute.progress import show_progress
     from geols_precompute.recipes import assemble_recipe, load_recipe_file
+    from geols_precompute.reuse import Reuse
 
     recipe_file = load_recipe_file(recipe_name) if recipe_name else None
     dataset = discover(data, modalities=recipe_file.modalities if recipe_file else None)
@@ -80,7 +83,8 @@ def precompute(
         map_flags={key: flags[key] for key in MAP_FLAGS if flags[key] is not None},
     )
     require_effect(flags, recipe)
-    plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name))
+    source = Reuse.of(reuse, recipe) if reuse else None
+    plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source)
     create_stores(plan)
     click.echo(describe(dataset.layout, len(dataset.cases), recipe))
     if plan.finished:
@@ -104,8 +108,9 @@ def precompute(
         click.echo(f"note: {note.case_id}: {note.reason}")
     for failure in summary.failures:
         click.echo(f"failed: {failure.case_id}: {failure.reason}", err=True)
+    reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
     click.echo(
-        f"{summary.computed} cases computed, {summary.finished} unchanged, {len(summary.failures)} failed\n"
+        f"{summary.computed} cases computed, {reused}{summary.finished} unchanged, {len(summary.failures)} failed\n"
         f"store   {summary.labels}\ndigest  {summary.digest}"
     )
     return EXIT_SOME_FAILED if summary.failures else EXIT_DONE

@@ -12,6 +12,7 @@ from geols_precompute import runlog
 from geols_precompute.cases import Dataset, Problem
 from geols_precompute.errors import OutputError
 from geols_precompute.recipe import Recipe, TrainingHints
+from geols_precompute.reuse import Reuse
 from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.layout import METADATA, root_metadata
 from geols_precompute.store.verify import compare_source
@@ -64,6 +65,7 @@ class Summary:
     labels: Path
     digest: str
     computed: int
+    reused: int
     finished: int
     failures: tuple[Problem, ...]
     notes: tuple[Problem, ...]
@@ -76,7 +78,7 @@ class Executor(Protocol):
         """Yield one outcome per task, in any order."""
 
 
-def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str) -> Plan:
+def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str, reuse: Reuse | None = None) -> Plan:
     """Return the plan of a run; nothing is written.
 
     A case is finished if both stores hold it, made from the same sources, and those files have not changed since.
@@ -100,7 +102,7 @@ def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str) -> Plan:
         ):
             finished.append(case.id)
         else:
-            tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels))
+            tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels, reuse=reuse))
     return Plan(
         dataset=dataset, recipe=recipe, out=out, name=name, tasks=tuple(tasks), finished=tuple(finished),
         problems=tuple(problems), strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})),
@@ -137,6 +139,7 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
         labels=plan.labels,
         digest=digest,
         computed=counts["computed"],
+        reused=counts["reused"],
         finished=len(plan.finished) + counts["unchanged"],
         failures=tuple(failures),
         notes=tuple(notes),
@@ -179,5 +182,5 @@ def _log(out: Path, outcome: Outcome) -> None:
     seconds = {step: round(value, 4) for step, value in outcome.seconds.items()}
     record = {"case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds}
     runlog.append(out / runlog.RUN, record)
-    if outcome.status in ("computed", "unchanged"):
+    if outcome.status in ("computed", "reused", "unchanged"):
         runlog.append(out / runlog.STATE, {"case": outcome.case, "sources": outcome.sources})

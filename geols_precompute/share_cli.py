@@ -189,7 +189,7 @@ def _finish(received: Received, out: Path, source: LabelStore | None = None) -> 
         digest = write_manifest(out)
     click.echo(f"store   {out}\ndigest  {digest}")
     if source and digest != source.digest:
-        click.echo(f"note: not all of the source and nothing else, whose digest is {source.digest}")
+        click.echo(f"note: not the cases of {source.files.location} and nothing else; its digest is {source.digest}")
     return EXIT_DONE
 
 

@@ -13,6 +13,7 @@ from geols_precompute.errors import InputError, StoreError
 from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.share_cli import export, merge, pack, pull, unpack
 from geols_precompute.store.reader import LabelStore, Store
+from geols_precompute.store.recognise import CasesBySource
 from geols_precompute.store.verify import Status, compare_source, open_store, strange_entries, verify_case
 
 _STORE = click.argument("store", type=click.Path(path_type=Path))
@@ -108,29 +109,36 @@ def _verify_data(opened: Store, data: Path) -> bool:
 
     modalities = opened.root.modalities
     dataset = discover(data, modalities=modalities)
+    known = CasesBySource(opened)
     statuses: dict[str, Status] = {}
+    other_names: set[str] = set()
     reasons = {problem.case_id: problem.reason for problem in dataset.problems}
     with show_progress(len(dataset.cases), "compare") as progress:
         for case in dataset.cases:
-            statuses[case.id] = "extra"
-            if case.id in opened.cases:
-                try:
-                    volume = read_volume(case.images, case.label, modalities=len(modalities))
-                    stored = opened.metadata(case.id).geols["source"]
-                    statuses[case.id] = compare_source(stored, fingerprint(volume).as_json())
-                except (InputError, StoreError) as error:
-                    statuses[case.id], reasons[case.id] = "unreadable", str(error)
-                except Exception as error:
-                    # one file that no one foresaw must not end the comparison of the others
-                    statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
+            try:
+                volume = read_volume(case.images, case.label, modalities=len(modalities))
+                source = fingerprint(volume).as_json()
+                if found := known.find(case.id, source):
+                    statuses[case.id] = "same"
+                    other_names |= {found} - {case.id}
+                elif case.id in opened.cases:
+                    statuses[case.id] = compare_source(opened.metadata(case.id).geols["source"], source)
+                else:
+                    statuses[case.id] = "extra"
+            except (InputError, StoreError) as error:
+                statuses[case.id], reasons[case.id] = "unreadable", str(error)
+            except Exception as error:
+                # one file that no one foresaw must not end the comparison of the others
+                statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
             progress(failed=statuses[case.id] != "same")
-    for name in opened.cases:
+    for name in set(opened.cases) - other_names:
         statuses.setdefault(name, "unreadable" if name in reasons else "missing")
     for name, status in sorted(statuses.items()):
         if status != "same":
             click.echo(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else ""), err=True)
     counts = Counter(statuses.values())
-    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    renamed = f" ({len(other_names)} cases have other names in the store)" if other_names else ""
+    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + renamed)
     return set(counts) != {"same"}
 
 

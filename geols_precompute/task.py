@@ -11,9 +11,10 @@ from typing import Any, Literal
 from geols_precompute import runlog
 from geols_precompute.cases import Case
 from geols_precompute.compute import CaseMaps, compute_maps
-from geols_precompute.errors import GeolsError, InputError, OutputError
+from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
 from geols_precompute.preparation import UInt8Array, class_indices, prepare
 from geols_precompute.recipe import Recipe
+from geols_precompute.reuse import Reuse
 from geols_precompute.runlog import SourceStamp
 from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.int16 import to_int16
@@ -24,12 +25,21 @@ from geols_precompute.volumes import Volume, fingerprint, read_volume
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One case to compute; everything a worker needs to know."""
+    """One case to compute; everything a worker needs to know.
+
+    Attributes:
+        case: its files.
+        recipe: for every case.
+        volumes: the store of prepared volumes.
+        labels: the label store.
+        reuse: a label store that may have its maps already.
+    """
 
     case: Case
     recipe: Recipe
     volumes: Path
     labels: Path
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +48,8 @@ class Outcome:
 
     Attributes:
         case: id.
-        status: computed, unchanged (the sources were touched but hold the same voxels), failed, or unwritable (the
-            output, so that going on with other cases is of no use).
+        status: computed, reused (another store's maps were taken), unchanged (the sources were touched but hold the
+            same voxels), failed, or unwritable (the output, so that going on with other cases is of no use).
         error: why it failed, in one line.
         trace: where it failed, for --debug.
         sources: the files as they were read.
@@ -48,7 +58,7 @@ class Outcome:
     """
 
     case: str
-    status: Literal["computed", "unchanged", "failed", "unwritable"]
+    status: Literal["computed", "reused", "unchanged", "failed", "unwritable"]
     error: str = ""
     trace: str = ""
     sources: tuple[SourceStamp, ...] = ()
@@ -93,22 +103,39 @@ def _run_case(task: Task) -> Outcome:
     except InputError as error:
         raise InputError(f"{case.label}: {error}") from error
     clock.lap("prepare")
-    maps = compute_maps(
-        prepared.image, label_ZYX, prepared.geometry.spacing_zyx, parameters=recipe.maps, classes=recipe.classes,
-        modalities=recipe.preprocessing.modalities, case_id=case.id,
-    )  # fmt: skip
-    clock.lap("maps")
     with writing_to(task.labels.parent):
         _commit_volume(task, prepared, label_ZYX, volume, source)
         clock.lap("commit volume")
         if not _is_committed(task.labels, case.id, source):
             # made from other sources, or not whole
             remove_case(task.labels, case.id)
-        commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, _label_document(task, maps, source))
+        reused, notes = _reuse_maps(task, prepared, source)
+        clock.lap("reuse")
+    if not reused:
+        maps = compute_maps(
+            prepared.image, label_ZYX, prepared.geometry.spacing_zyx, parameters=recipe.maps, classes=recipe.classes,
+            modalities=recipe.preprocessing.modalities, case_id=case.id,
+        )  # fmt: skip
+        clock.lap("maps")
+        with writing_to(task.labels.parent):
+            document = _label_document(task, maps, source)
+            commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, document)
         clock.lap("commit maps")
+        notes += maps.notes
     return Outcome(
-        case=case.id, status="computed", sources=stamps, notes=(*volume.notes, *maps.notes), seconds=clock.seconds
-    )
+        case=case.id, status="reused" if reused else "computed", sources=stamps, notes=(*volume.notes, *notes),
+        seconds=clock.seconds,
+    )  # fmt: skip
+
+
+def _reuse_maps(task: Task, prepared: Volume, source: dict[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    """Take the maps of a case from another store, if it has them; (whether it had, notes)."""
+    if task.reuse is None:
+        return False, ()
+    try:
+        return task.reuse.take(task.case.id, source, prepared.geometry, task.labels), ()
+    except StoreError as error:
+        return False, (f"its maps could not be taken and were computed: {error}",)
 
 
 def _commit_volume(task: Task, prepared: Volume, label_ZYX: UInt8Array, volume: Volume, source: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ class TrainConfig:
     @property
     def run_name(self) -> str:
         """A folder name that says what sets a run apart, for example `labels-geols-0.1`."""
-        stem = Path(self.labels).name.removesuffix(".zarr")
+        stem = Path(self.labels).name.removesuffix(".zip").removesuffix(".zarr")
         parts = [stem] if self.method == "geols" else []
         return "-".join([*parts, self.method, *([f"{self.alpha:g}"] if self.method in ("geols", "ls") else [])])
 

@@ -12,6 +12,7 @@ from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source
 
 VOLUMES = "volumes.zarr"
+PACKED = ".zarr.zip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def open_stores(data: Path, labels: str, *, maps_needed: bool) -> Stores:
 
     Args:
         data: a data folder, or an output folder of geols-precompute.
-        labels: name of a label store beside the volumes, or the path of one.
+        labels: name of a label store beside the volumes, or the path of one; a folder, or packed in one file.
         maps_needed: refuse to go on without a label store.
 
     Raises:
@@ -70,8 +71,8 @@ def open_stores(data: Path, labels: str, *, maps_needed: bool) -> Stores:
             f"no {VOLUMES} in {data / 'geols'} or {data}; run geols-precompute {data} first, or name the folder "
             "that it wrote"
         )
-    path = Path(labels) if "/" in labels else folder / f"{labels.removesuffix('.zarr')}.zarr"
-    if not path.is_dir():
+    path = _label_path(folder, labels)
+    if not path.exists():
         if maps_needed:
             raise StoreError(f"no label store {path}; {_names_beside(folder)}")
         return Stores(volumes=VolumeStore.open(folder / VOLUMES), labels=None)
@@ -113,8 +114,18 @@ def _require_same_recipe(stores: Stores) -> None:
         raise StoreError(f"{labels.path} has the classes {theirs}, but {volumes.path} has {ours}; use one class table")
 
 
+def _label_path(folder: Path, labels: str) -> Path:
+    """Return where a label store is: at a path, or beside the volumes under a name, as a folder or packed."""
+    if "/" in labels:
+        return Path(labels)
+    name = labels.removesuffix(PACKED).removesuffix(".zarr")
+    packed = folder / f"{name}{PACKED}"
+    return packed if packed.is_file() and not (folder / f"{name}.zarr").is_dir() else folder / f"{name}.zarr"
+
+
 def _names_beside(folder: Path) -> str:
-    names = sorted(path.stem for path in folder.glob("*.zarr") if path.name != VOLUMES)
+    found = [*folder.glob("*.zarr"), *folder.glob(f"*{PACKED}")]
+    names = sorted({path.name.removesuffix(PACKED).removesuffix(".zarr") for path in found if path.name != VOLUMES})
     if names:
         return f"--labels takes one of {', '.join(names)}, or a path"
     return "run geols-precompute first, or give a path with --labels"

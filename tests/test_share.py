@@ -1,0 +1,292 @@
+"""Whole cases from store to store: pull, unpack and merge on this machine, and how the commands say what they did."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from test_store import RECIPE, geometry, label_store, maps_array
+
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.recipe import MapParameters, Recipe, class_table
+from geols_precompute.store import share
+from geols_precompute.store.layout import root_metadata
+from geols_precompute.store.merge import merge
+from geols_precompute.store.reader import LabelStore
+from geols_precompute.store.verify import strange_entries, verify_case
+from geols_precompute.store.writer import commit_case, create_store, write_manifest
+from geols_precompute.store_cli import store as store_command
+
+CASES = ("a", "b", "c", "d")
+SHAPE = (6, 20, 70)
+
+
+def run(*args):
+    return CliRunner().invoke(store_command, [str(a) for a in args])
+
+
+def part(root, cases, *, recipe=RECIPE, terms=None, seed=0) -> LabelStore:
+    """A label store of some cases; a case's maps depend on its name and the seed."""
+    create_store(root, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms or {}))
+    for case in cases:
+        source = {"image_sha256": [f"{ord(case[0]):064x}"], "label_sha256": "1" * 64, "geometry_sha256": "2" * 64}
+        document = {"source": source, "present": [0, 1, 5], "channels": [1, 5], "seeds": {}, "stats": {}}
+        commit_case(root, case, {"maps": maps_array(ord(case[0]) + seed, SHAPE)}, geometry(SHAPE), document)
+    write_manifest(root)
+    return LabelStore.open(root)
+
+
+def whole(path, digest) -> LabelStore:
+    """The store at `path`, which must be whole and have this digest."""
+    store = LabelStore.open(path)
+    assert store.digest == digest
+    assert [verify_case(store, case) for case in store.cases] == [None] * len(store.cases)
+    assert strange_entries(store) == []
+    assert not list(path.glob(".tmp-*"))
+    return store
+
+
+@pytest.fixture
+def store(tmp_path) -> LabelStore:
+    return part(tmp_path / "labels.zarr", CASES)
+
+
+def test_pack_unpack_pull_and_merge_of_parts_keep_the_digest(store, tmp_path):
+    archive = tmp_path / "labels.zarr.zip"
+    assert store.digest in run("pack", store.path, "-o", archive).output
+    for command, source, out in (
+        ("unpack", archive, "u.zarr"), ("pull", archive, "p.zarr"), ("pull", store.path, "f.zarr"),
+    ):  # fmt: skip
+        result = run(command, source, "-o", tmp_path / out)
+        assert result.exit_code == 0, result.output
+        assert "4 cases copied, 0 there already, 0 failed" in result.output
+        assert f"digest  {store.digest}" in result.output
+        whole(tmp_path / out, store.digest)
+    parts = [part(tmp_path / f"part{i}.zarr", cases).path for i, cases in enumerate((("c", "a"), ("b",), ("b", "d")))]
+    assert run("pack", parts[1], "-o", tmp_path / "part1.zarr.zip").exit_code == 0
+    result = run("merge", parts[0], tmp_path / "part1.zarr.zip", parts[2], "-o", tmp_path / "m.zarr")
+    assert "4 cases copied" in result.output
+    whole(tmp_path / "m.zarr", store.digest)
+
+
+def test_some_cases_then_the_others(store, tmp_path):
+    out = tmp_path / "out.zarr"
+    result = run("pull", store.path, "--cases", "a, c", "--cases", "[d-z]", "-o", out)
+    assert "3 cases copied" in result.output
+    assert f"its digest is {store.digest}" in result.output
+    assert LabelStore.open(out).cases == ("a", "c", "d")
+    result = run("pull", store.path, "-o", out)
+    assert "1 cases copied, 3 there already" in result.output
+    assert "note" not in result.output
+    whole(out, store.digest)
+    result = run("pull", store.path, "--cases", "a,nothing*", "-o", out)
+    assert result.exit_code == 2
+    assert "--cases nothing*" in result.output
+
+
+def test_a_pinned_digest(store, tmp_path):
+    out = tmp_path / "out.zarr"
+    result = run("pull", store.path, "--digest", "0" * 64, "-o", out)
+    assert result.exit_code == 2
+    assert store.digest in result.output
+    assert not out.exists()
+    assert run("pull", store.path, "--digest", store.digest.upper(), "-o", out).exit_code == 0
+
+
+def test_a_damaged_case_is_named_and_not_copied_and_the_others_are(store, tmp_path):
+    path, out = store.path / "b/maps/c/0/0/0/0", tmp_path / "out.zarr"
+    good = path.read_bytes()
+    path.write_bytes(good[:-5])
+    result = run("pull", store.path, "-o", out)
+    assert result.exit_code == 1
+    assert f"failed: b: {path}: {len(good) - 5} bytes, {len(good)} expected" in result.output
+    assert "3 cases copied, 0 there already, 1 failed" in result.output
+    assert sorted(p.name for p in out.iterdir()) == ["a", "c", "d", "zarr.json"]
+    with pytest.raises(StoreError, match="run geols-store finalize"):
+        LabelStore.open(out)
+    path.write_bytes(good)
+    assert run("pull", store.path, "-o", out).exit_code == 0
+    whole(out, store.digest)
+
+
+def test_a_case_that_was_damaged_here_is_copied_again(store, tmp_path):
+    out = tmp_path / "out.zarr"
+    run("pull", store.path, "-o", out)
+    shard = out / "b/maps/c/0/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert "1 cases copied, 3 there already" in run("pull", store.path, "-o", out).output
+    whole(out, store.digest)
+
+
+def test_another_store_or_anything_else_is_never_overwritten(store, tmp_path):
+    other = part(tmp_path / "other.zarr", CASES, recipe=RECIPE_8, seed=0)
+    result = run("pull", store.path, "-o", other.path)
+    assert result.exit_code == 2
+    assert "holds another store (recipe.maps.iterations: 4, store has 8" in result.output
+    whole(other.path, other.digest)
+    unequal = part(tmp_path / "unequal.zarr", ("b",), seed=9)
+    result = run("pull", store.path, "-o", unequal.path)
+    assert "b: is another case than" in result.output
+    whole(unequal.path, unequal.digest)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert "is not empty and no store" in run("pull", store.path, "-o", tmp_path / "mine").output
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+RECIPE_8 = Recipe(classes=RECIPE.classes, preprocessing=RECIPE.preprocessing, maps=MapParameters(iterations=8))
+
+
+def test_merge_refuses_what_does_not_belong_together(store, tmp_path):
+    out = tmp_path / "m.zarr"
+    names = Recipe(classes=class_table({1: "a", 5: "c"}), preprocessing=RECIPE.preprocessing)
+    for number, (recipe, seed, cases, says) in enumerate((
+        (RECIPE_8, 0, CASES, "recipe.maps.iterations"),
+        (names, 0, CASES, "classes"),
+        (RECIPE, 7, ("x", "b", "c"), "unequal cases have one name: b ("),
+        (RECIPE, 0, ("B",), "unequal cases have one name: B ("),
+    )):  # fmt: skip
+        other = part(tmp_path / f"o{number}.zarr", cases, recipe=recipe, seed=seed)
+        result = run("merge", store.path, other.path, "-o", out)
+        assert result.exit_code == 2
+        assert says in result.output
+        assert not out.exists()
+
+
+def test_terms_of_all_parts_hold_for_the_union(tmp_path):
+    one = part(tmp_path / "1.zarr", "a", terms={"licence": "CC-BY 4.0", "citation": "A"})
+    two = part(tmp_path / "2.zarr", "b", terms={"licence": "CC-BY-SA 4.0", "citation": "A"})
+    digests = []
+    for number, order in enumerate(((one, two), (two, one))):
+        out = tmp_path / f"m{number}.zarr"
+        merge(order, out, lambda case, reason: None)
+        digests.append(write_manifest(out))
+    united = LabelStore.open(out)
+    assert united.geols["licence"] == "CC-BY 4.0; CC-BY-SA 4.0"
+    assert united.geols["citation"] == "A"
+    assert digests[0] == digests[1]
+
+
+def test_volumes_are_private(tmp_path, nnunet):
+    from geols_precompute.cli import precompute
+
+    root = nnunet(cases=1)
+    CliRunner().invoke(precompute, ["--workers", "0", str(root)])
+    for command in ("pack", "pull"):
+        result = run(command, root / "geols/volumes.zarr", "-o", tmp_path / "out.zip")
+        assert result.exit_code == 2
+        assert "format is 'geols-volumes', expected 'geols-labels'" in result.output
+
+
+def test_wrong_names_of_outputs_and_inputs(store, tmp_path):
+    assert "ends in .zarr.zip" in run("pack", store.path, "-o", tmp_path / "labels.zarr").output
+    assert "no such store" in run("unpack", tmp_path / "nothing.zip", "-o", tmp_path / "x").output
+    (tmp_path / "text.zip").write_text("not a zip")
+    assert "is not a whole zip archive" in run("unpack", tmp_path / "text.zip", "-o", tmp_path / "x").output
+    if os.getuid():
+        tmp_path.chmod(0o500)
+        try:
+            assert "name another folder with -o" in run("pull", store.path, "-o", tmp_path / "x").output
+        finally:
+            tmp_path.chmod(0o700)
+
+
+def test_a_source_that_only_fails_is_given_up(tmp_path, monkeypatch):
+    store = part(tmp_path / "s.zarr", [f"{letter}{i}" for letter in "abcd" for i in range(10)])
+    monkeypatch.setattr(share, "MAX_FAILURES_IN_A_ROW", 5)
+    for path in store.path.glob("*/maps/c"):
+        shutil.rmtree(path)
+    result = run("pull", store.path, "-o", tmp_path / "out.zarr")
+    assert result.exit_code == 2
+    assert "5 cases in a row failed, the last: " in result.output
+    assert list((tmp_path / "out.zarr").iterdir()) == [tmp_path / "out.zarr/zarr.json"]
+
+
+def test_a_case_that_is_not_in_the_source(store, tmp_path):
+    share.create_like(tmp_path / "out.zarr", store.root_content)
+    with pytest.raises(InputError, match="no case 'nothing'"):
+        share.receive(store, tmp_path / "out.zarr", ["nothing"], lambda case, reason: None)
+
+
+def test_killed_in_the_middle_it_goes_on(tmp_path):
+    store = label_store(tmp_path / "big.zarr", [f"case_{i}" for i in range(60)], shape=(32, 70, 130))
+    out = tmp_path / "out.zarr"
+    command = [sys.executable, "-c", "from geols_precompute.store_cli import store; store()"]
+    command += ["pull", str(store.path), "-o", str(out)]
+    kills = 0
+    for there in (1, 9, 20, 35):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum(1 for _ in out.glob("case_*")) < there:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(30) == -signal.SIGKILL
+        assert not (out / "manifest.json").exists() or not kills
+        for path in out.glob("case_*"):
+            assert share.committed_case(out, path.name, store.manifest.cases) is not None
+    assert kills >= 2
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert f"digest  {store.digest}" in done.stdout
+    assert " 0 there already" not in done.stdout
+    whole(out, store.digest)
+
+
+def test_a_full_disk_stops_with_one_line_and_goes_on(tmp_path):
+    store = label_store(tmp_path / "big.zarr", [f"case_{i}" for i in range(12)], shape=(32, 70, 130))
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        for command in (("pull", store.path, "-o", small / "out.zarr"), ("pack", store.path, "-o", small / "s.zip")):
+            result = run(*command)
+            assert result.exit_code == 2
+            assert "no space left; free some and run the same command again" in result.output
+            assert not list(small.rglob(".tmp-*"))
+            assert not (small / "s.zip").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+        result = run("pull", store.path, "-o", small / "out.zarr")
+        assert result.exit_code == 0
+        whole(small / "out.zarr", store.digest)
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_nothing_private_enters_a_store(nnunet, tmp_path):
+    """No path, host, user or header text; the names of cases only where --rename leaves them."""
+    import getpass
+    import socket
+
+    from geols_precompute.cli import precompute
+
+    secret = b"DOE^JOHN 1970-01-01"
+    root = nnunet("projectX", cases=2, ending=".nii")
+    for path in sorted(root.rglob("*.nii")):
+        content = bytearray(path.read_bytes())
+        # descrip, aux_file and intent_name of a NIfTI-1 header
+        for start, length in ((148, 80), (228, 24), (328, 16)):
+            content[start : start + length] = secret.ljust(length, b"\0")[:length]
+        path.with_name(path.name.replace("case_", "mrn47")).write_bytes(content)
+        path.unlink()
+    result = CliRunner().invoke(precompute, ["--workers", "0", str(root)])
+    assert result.exit_code == 0, result.output
+    labels, archive = root / "geols/labels.zarr", tmp_path / "out.zarr.zip"
+    assert run("pack", labels, "--rename", "-o", archive).exit_code == 0
+    assert run("unpack", archive, "-o", tmp_path / "out.zarr").exit_code == 0
+    plain = b"".join(p.read_bytes() for p in labels.rglob("*") if p.is_file())
+    shared = archive.read_bytes() + b"".join(p.read_bytes() for p in (tmp_path / "out.zarr").rglob("*") if p.is_file())
+    words = [secret[:8], b"1970-01-01", b"projectX", str(tmp_path).encode(), socket.gethostname().encode()]
+    words += [b"imagesTr", b".nii", getpass.getuser().encode() if getpass.getuser() != "root" else b"/root"]
+    for word in words:
+        assert word not in plain, word
+        assert word not in shared, word
+    assert b"mrn4701" in plain
+    assert b"mrn47" not in shared
+    names = (root / "geols/names.csv").read_text().splitlines()
+    assert names[0] == "case,name"
+    assert sorted(line.split(",")[1] for line in names[1:]) == list(LabelStore.open(archive).cases)
