@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from geols_precompute.errors import StoreError
@@ -138,8 +137,3 @@ def write_archive(file: BinaryIO, members: Iterable[tuple[str, int, Iterable[byt
             with archive.open(info, "w") as member:
                 for piece in pieces:
                     member.write(piece)
-
-
-def is_archive(location: str | Path) -> bool:
-    """Whether a path or the path of a URL names a packed store."""
-    return str(location).lower().endswith(".zip")
