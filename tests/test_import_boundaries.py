@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("dask", "distributed", "numba", "skimage", "GeodisTK", "torch")
+HEAVY = ("dask", "distributed", "numba", "skimage", "GeodisTK", "torch", "requests", "fsspec", "s3fs")
 
 BLOCKER = """
 import sys
@@ -42,8 +42,10 @@ ALLOWED = {
     "store": {"cases", "digests", "errors", "geometry", "recipe", "store"},
     "compute": {"geodesic", "maps", "preparation", "recipe", "seeds"},
     "runlog": {"digests"},
-    "task": {"cases", "compute", "errors", "preparation", "recipe", "runlog", "store", "volumes"},
-    "pipeline": {"cases", "errors", "recipe", "runlog", "store", "task"},
+    "export": {"errors", "recipe", "softlabel", "store"},
+    "reuse": {"errors", "geometry", "recipe", "store"},
+    "task": {"cases", "compute", "errors", "preparation", "recipe", "reuse", "runlog", "store", "volumes"},
+    "pipeline": {"cases", "errors", "recipe", "reuse", "runlog", "store", "task"},
 }
 
 

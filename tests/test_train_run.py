@@ -12,6 +12,7 @@ from train_fixtures import make_stores, open_fixture, tiny_config
 
 from geols_precompute.errors import InputError, OutputError, RecipeError, StoreError
 from geols_precompute.recipe import TrainingHints
+from geols_precompute.store.pack import pack
 from geols_train.config import TrainConfig
 from geols_train.run import holds_run, resumed_config, train_and_test, with_size
 from geols_train.tracking import read_log
@@ -38,6 +39,15 @@ def test_a_run_folder(out, tmp_path):
     assert len(read_log(tmp_path / "run")) == 2 * (2 + 1)
     for picture in ("curves.png", "cases.png"):
         assert (tmp_path / "run" / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_packed_label_store_trains_to_the_same_numbers(out, tmp_path):
+    pack(open_fixture(out).labels, tmp_path / "public.zarr.zip", {}, lambda: None)
+    logs = []
+    for name, labels in (("folder", "labels"), ("packed", str(tmp_path / "public.zarr.zip"))):
+        train_and_test(tiny_config(out, labels=labels, workers=1), tmp_path / name)
+        logs.append([{**record, "seconds": 0} for record in read_log(tmp_path / name)])
+    assert logs[0] == logs[1]
 
 
 def test_repeats_share_the_split_and_differ_in_their_seeds(out, tmp_path):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from train_fixtures import make_stores, open_fixture
 
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.recipe import TrainingHints
+from geols_precompute.store.pack import pack as write_packed
+from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 from geols_train.stores import open_stores, require_fit
 
@@ -35,6 +38,19 @@ def test_the_stores_are_found_below_the_data_or_in_the_folder_itself(tmp_path):
         assert stores.labels is not None
     path = str(tmp_path / "data/geols/labels.zarr")
     assert open_stores(tmp_path / "data", path, maps_needed=True).labels.digest == stores.labels.digest
+
+
+def test_a_packed_label_store_by_name_or_path(tmp_path):
+    out = make_stores(tmp_path / "data/geols", cases=2)
+    unpacked = LabelStore.open(out / "labels.zarr")
+    write_packed(unpacked, out / "public.zarr.zip", {}, lambda: None)
+    for labels in ("public", "public.zarr.zip", str(out / "public.zarr.zip")):
+        stores = open_stores(tmp_path / "data", labels, maps_needed=True)
+        assert stores.labels.digest == unpacked.digest
+        require_fit(stores, stores.cases)
+        np.testing.assert_array_equal(stores.labels.maps("case_01"), unpacked.maps("case_01"))
+    with pytest.raises(StoreError, match="--labels takes one of labels, public, or a path"):
+        open_stores(tmp_path / "data", "other", maps_needed=True)
 
 
 def test_what_the_stores_say(tmp_path):
