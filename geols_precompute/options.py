@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -72,6 +74,8 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
             try:
                 sys.exit(command(*args, **kwargs))
             except KeyboardInterrupt:
+                # a second one must not cut the way out short
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 click.echo("stopped; run the same command again to go on", err=True)
                 sys.exit(EXIT_INTERRUPTED)
             except Exception as error:
