@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from servers import Faults, failing, nginx
@@ -259,6 +261,7 @@ def test_a_missing_package_gives_one_line_with_the_pip_command(tmp_path):
     for url, package in (("http://127.0.0.1:9/x", "requests"), ("s3://bucket/x", "fsspec")):
         code = f"""
 import sys
+import time
 from geols_precompute.store_cli import store
 sys.argv = ["geols-store", "pull", {url!r}, "-o", {str(tmp_path / "x")!r}]
 store()
@@ -338,3 +341,22 @@ def test_a_large_case_streams_through_s3(bucket, tmp_path, monkeypatch):
     upload(bucket, tmp_path / "big", "big")
     assert run("pull", "s3://labels/big/labels.zarr", "-o", tmp_path / "out.zarr").exit_code == 0
     whole(tmp_path / "out.zarr", store.digest)
+
+
+def test_ctrl_c_ends_a_pull_that_waits_for_a_server(site, tmp_path):
+    root, store = site
+    out = tmp_path / "out.zarr"
+    code = "from geols_precompute.store_cli import store; store()"
+    with failing(root, Faults(lambda path, before: "slow" if path == SHARD else "", seconds=60)) as server:
+        command = [sys.executable, "-c", code, "pull", f"{server.url}/labels.zarr", "-o", out]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for _ in range(400):
+            if SHARD in [path for path, _ in server.log()] and len(list(out.glob("[acd]"))) == 3:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "stopped; run the same command again to go on"
+    assert run("pull", store.path, "-o", out).exit_code == 0
+    whole(out, store.digest)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError, StoreError
@@ -25,6 +25,8 @@ from geols_precompute.store.writer import committed_case, new_case, remove_case,
 TRANSFERS = 8
 #: A source that fails so often in a row is not to be had.
 MAX_FAILURES_IN_A_ROW = 20
+#: So long a transfer may take to end when it is not wanted any more; the next run removes what it leaves.
+GRACE_SECONDS = 2.0
 _ANY_SIZE = 2**62
 
 #: Called with a case's id and why it failed, which is empty if it is well.
@@ -159,26 +161,34 @@ def _is_there(root: Path, case: str, source: LabelStore) -> bool:
     return False
 
 
-def _each(function: Callable[[str, Event], None], items: Iterable[str]) -> Generator[tuple[str, BaseException | None]]:
+def _each(function: Callable[[str, Event], None], items: Sequence[str]) -> Generator[tuple[str, Exception | None]]:
     """Call a function with each item and an event, in threads, and yield (item, error) as the calls end.
 
-    Only a few are handed out ahead. The event is set when no more is wanted.
+    The event is set when no more is wanted. A call that then goes on waiting for a server does not keep anyone.
     """
-    waiting, stop = iter(items), Event()
-    running: dict[Future[None], str] = {}
-    with ThreadPoolExecutor(TRANSFERS) as threads:
-        try:
-            while True:
-                for item in islice(waiting, 2 * TRANSFERS - len(running)):
-                    running[threads.submit(function, item, stop)] = item
-                if not running:
-                    return
-                for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(ended), ended.exception()
-        finally:
-            stop.set()
-            for future in running:
-                future.cancel()
+    waiting, ended, stop = iter(items), SimpleQueue[tuple[str, Exception | None]](), Event()
+
+    def work() -> None:
+        # one thread at a time takes an item: next() of a list's iterator is atomic
+        while not stop.is_set() and (item := next(waiting, None)) is not None:
+            try:
+                function(item, stop)
+            except Exception as error:
+                ended.put((item, error))
+            else:
+                ended.put((item, None))
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(TRANSFERS, len(items)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in items:
+            yield ended.get()
+    finally:
+        stop.set()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
