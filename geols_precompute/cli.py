@@ -13,6 +13,7 @@ from geols_precompute.options import (
     EXIT_SOME_FAILED,
     ClassNames,
     CountOrWord,
+    printable,
     reports_errors,
 )
 from geols_precompute.recipe import PRESETS, Recipe
@@ -39,7 +40,7 @@ MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "backgrou
 @click.option("--engine", type=click.Choice(["numba", "geodistk"]), help="[default: numba]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
-@click.option("--reuse", type=click.Path(path_type=Path), help="Label store to take maps from, another lab's perhaps.")
+@click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 is this one.  [default: one per core]")
 @reports_errors(extra="precompute")
 def precompute(
@@ -50,7 +51,7 @@ def precompute(
     clip: tuple[float, float] | None,
     out: Path | None,
     name: str,
-    reuse: Path | None,
+    reuse: str | None,
     workers: int | None,
     debug: bool,
     **flags: Any,
@@ -105,9 +106,9 @@ def precompute(
 
         summary = run_plan(plan, executor, on_outcome)
     for note in summary.notes:
-        click.echo(f"note: {note.case_id}: {note.reason}")
+        click.echo(printable(f"note: {note.case_id}: {note.reason}"))
     for failure in summary.failures:
-        click.echo(f"failed: {failure.case_id}: {failure.reason}", err=True)
+        click.echo(printable(f"failed: {failure.case_id}: {failure.reason}"), err=True)
     reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
     click.echo(
         f"{summary.computed} cases computed, {reused}{summary.finished} unchanged, {len(summary.failures)} failed\n"

@@ -78,16 +78,24 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
                 atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 click.echo("stopped; run the same command again to go on", err=True)
                 sys.exit(EXIT_INTERRUPTED)
+            except BrokenPipeError:
+                # whoever read the output has seen enough; click ends quietly
+                raise
             except Exception as error:
                 if kwargs["debug"]:
                     traceback.print_exc()
-                click.echo(f"error: {_one_line(error, extra)}", err=True)
+                click.echo(printable(f"error: {_one_line(error, extra)}"), err=True)
                 # never 1, which means that some cases failed
                 sys.exit(EXIT_WRONG)
 
         return wrapped
 
     return decorate
+
+
+def printable(text: str) -> str:
+    """Return a text in one line that does nothing to a terminal, wherever it came from."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _one_line(error: Exception, extra: str) -> str:

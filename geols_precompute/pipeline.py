@@ -21,6 +21,7 @@ from geols_precompute.store.writer import (
     create_store,
     manifest_digests,
     read_attributes,
+    refuse_store,
     write_manifest,
 )
 from geols_precompute.task import Outcome, Task, run_case
@@ -154,8 +155,7 @@ def create_stores(plan: Plan) -> None:
         StoreError: a store there was made with another recipe.
     """
     recipe, dataset = plan.recipe, plan.dataset
-    if inside := next((folder for folder in plan.out.absolute().parents if (folder / METADATA).exists()), None):
-        raise OutputError(f"{plan.out} lies in the store {inside}; name a folder outside with --out")
+    refuse_store(plan.out)
     terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
     with writing_to(plan.out):
         create_store(

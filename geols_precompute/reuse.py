@@ -13,6 +13,7 @@ from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import Recipe, recipe_differences
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.recognise import CasesBySource
+from geols_precompute.store.remote import is_url
 from geols_precompute.store.share import copy_case
 
 
@@ -31,25 +32,27 @@ class Reuse:
     by_name: bool
 
     @classmethod
-    def of(cls, path: Path, recipe: Recipe) -> Reuse:
-        """Open a label store to take maps of this recipe from.
+    def of(cls, store: str, recipe: Recipe) -> Reuse:
+        """Open a label store, a folder or an archive on this machine, to take maps of this recipe from.
 
         Raises:
             StoreError: it cannot be opened.
             RecipeError: its maps were made with other parameters, or for other classes.
         """
-        store = LabelStore.open(path)
+        if is_url(store):
+            raise RecipeError(f"--reuse {store}: fetch it first, with geols-store pull, and give the folder")
+        path, opened = Path(store), LabelStore.open(store)
         values = [label.value for label in recipe.classes]
         differing = recipe_differences(
             {**recipe.as_json(), "class values": values},
-            {**store.recipe, "class values": [label.value for label in store.classes]},
+            {**opened.recipe, "class values": [label.value for label in opened.classes]},
         )
         if differing:
             raise RecipeError(
                 f"--reuse {path}: its maps were made with other parameters ({'; '.join(differing)}); give the same "
                 "ones, or leave --reuse out"
             )
-        return cls(path=path, digest=store.digest, by_name=recipe.maps.seeds.startswith("random-"))
+        return cls(path=path, digest=opened.digest, by_name=recipe.maps.seeds.startswith("random-"))
 
     def take(self, case: str, source: Mapping[str, Any], geometry: Geometry, root: Path) -> bool:
         """Commit the maps of a case from this store to the one at `root`; whether there were any.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -11,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, printable, reports_errors
 
 if TYPE_CHECKING:
     from geols_precompute.store.reader import LabelStore
     from geols_precompute.store.share import OnCase, Received
-
-SALT, NAMES = "names.salt", "names.csv"
 
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
@@ -25,7 +24,7 @@ _STORE = click.argument("store", type=click.Path(path_type=Path))
 @click.command()
 @_STORE
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The archive: NAME.zarr.zip.")
-@click.option("--rename", is_flag=True, help=f"Give cases names that tell nothing; {NAMES} beside STORE has them.")
+@click.option("--rename", is_flag=True, help="Give cases names that tell nothing; names.csv beside STORE has them.")
 @reports_errors(extra="precompute")
 def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
     """Write a label store to one file; the same store gives the same bytes.
@@ -36,17 +35,18 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
     from geols_precompute.store import pack as packing
     from geols_precompute.store.atomic import writing_to
     from geols_precompute.store.reader import LabelStore
+    from geols_precompute.store.writer import refuse_store
 
     if not out.name.lower().endswith(".zip"):
         raise InputError(f"-o {out}: the name of an archive ends in .zarr.zip, by which it is recognised")
     opened = LabelStore.open(store)
+    refuse_store(out.absolute().parent)
     names: dict[str, str] = {}
-    with writing_to(out.parent, "-o"):
-        if rename:
-            names = packing.hashed_names(opened.cases, packing.kept_salt(store.parent / SALT))
-            packing.write_names(store.parent / NAMES, names)
-        with _progress(len(opened.cases), "pack") as on_case:
-            digest = packing.pack(opened, out, names, lambda: on_case("", ""))
+    if rename:
+        with writing_to(store.parent, "STORE, for the secret and the table of names are kept beside it"):
+            names = packing.private_names(store.absolute().parent, opened.cases)
+    with writing_to(out.parent, "-o"), _progress(len(opened.cases), "pack") as on_case:
+        digest = packing.pack(opened, out, names, lambda: on_case("", ""))
     click.echo(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB\nfile    {out}\ndigest  {digest}")
     return EXIT_DONE
 
@@ -73,14 +73,16 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
     """Fetch a store, or some of its cases, from SOURCE; run again to go on after an interruption.
 
     SOURCE is a folder or an archive (.zarr.zip), here or at an address: https://, http://, s3://, or whatever fsspec
-    has a package for. Only files that the manifest names are asked for, and every one is checked as it arrives.
+    has a package for. Only files that the manifest names are asked for, and every one is checked as it arrives. Cases
+    that are there already are left alone: geols-store verify checks those.
 
     Exit status: 0 all there, 1 some cases failed (each is named; run again), 2 wrong usage or unreadable source.
     """
-    from geols_precompute.store.atomic import writing_to
     from geols_precompute.store.share import open_source
 
-    with writing_to(out.parent, "-o"), open_source(source, out.parent) as opened:
+    if digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise InputError(f"--digest {digest!r}: a digest is 64 hexadecimal digits")
+    with open_source(source, out.parent) as opened:
         if digest and opened.digest != digest.lower():
             raise StoreError(
                 f"{opened.files.location}: its digest is {opened.digest}, not {digest}; this is another store, or "
@@ -112,24 +114,28 @@ def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
 @_STORE
 @click.option("--case", required=True, help="Its id.")
 @click.option("--soft", is_flag=True, help="The soft label in place of the maps; needs the volumes.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of --soft.")
-@click.option("--normalize", type=click.Choice(["sum", "none"]), default="sum", show_default=True, help="Of --soft.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Of --soft.  [default: 0.1]")
+@click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of --soft.  [default: sum]")
 @click.option("--class", "class_name", metavar="NAME", help="One class, by name or value, as a 3-D volume.")
 @click.option("--volumes", type=click.Path(path_type=Path), help="Of --soft.  [default: volumes.zarr beside STORE]")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz or FILE.nii.")
 @reports_errors(extra="precompute")
 def export(
-    store: Path, case: str, soft: bool, alpha: float, normalize: Any, class_name: str | None, volumes: Path | None,
-    out: Path, debug: bool,
+    store: Path, case: str, soft: bool, alpha: float | None, normalize: Any, class_name: str | None,
+    volumes: Path | None, out: Path, debug: bool,
 ) -> int:  # fmt: skip
     """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
     from geols_precompute import export as exporting
     from geols_precompute.store.reader import LabelStore, VolumeStore
     from geols_precompute.volumes import write_image
 
+    for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
+        if value is not None and not soft:
+            raise InputError(f"{flag} belongs to --soft; without it the maps are written, which have no α")
     labels = LabelStore.open(store)
     if soft:
         opened = VolumeStore.open(volumes) if volumes else exporting.volumes_beside(labels)
+        alpha, normalize = 0.1 if alpha is None else alpha, normalize or "sum"
         array_CZYX = exporting.soft_label_of(labels, opened, case, alpha=alpha, normalize=normalize)
     else:
         array_CZYX = exporting.maps_of(labels, case)
@@ -151,11 +157,14 @@ def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
     if not wanted:
         return store.cases
     chosen: set[str] = set()
-    for pattern in (part.strip() for entry in wanted for part in entry.split(",")):
-        matching = [case for case in store.cases if case == pattern or fnmatchcase(case, pattern)]
+    for pattern in filter(None, (part.strip() for entry in wanted for part in entry.split(","))):
+        plain = pattern in store.manifest.cases
+        matching = [pattern] if plain else [case for case in store.cases if fnmatchcase(case, pattern)]
         if not matching:
             raise InputError(f"--cases {pattern}: {store.files.location} has no such case; it has {len(store.cases)}")
         chosen.update(matching)
+    if not chosen:
+        raise InputError("--cases names nothing")
     return tuple(sorted(chosen))
 
 
@@ -176,7 +185,7 @@ def _finish(received: Received, out: Path, source: LabelStore | None = None) -> 
     from geols_precompute.store.writer import write_manifest
 
     for case, reason in sorted(received.failures.items()):
-        click.echo(f"failed: {case}: {reason}", err=True)
+        click.echo(printable(f"failed: {case}: {reason}"), err=True)
     click.echo(f"{received.copied} cases copied, {received.found} there already, {len(received.failures)} failed")
     if received.failures:
         click.echo(

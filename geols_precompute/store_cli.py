@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, printable, reports_errors
 from geols_precompute.share_cli import export, merge, pack, pull, unpack
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.recognise import CasesBySource
@@ -44,9 +44,9 @@ def info(store: Path, debug: bool) -> int:
         "licence": opened.geols.get("licence", "not stated"),
     }
     for key, value in lines.items():
-        click.echo(f"{key:<10}{value}")
+        click.echo(printable(f"{key:<10}{value}"))
     for key, value in sorted(_flattened(opened.recipe).items()):
-        click.echo(f"  {key} = {value}")
+        click.echo(printable(f"  {key} = {value}"))
     if isinstance(opened, LabelStore):
         _print_classes(opened)
     return EXIT_DONE
@@ -71,7 +71,7 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
             findings += [finding] if finding else []
             progress(failed=finding is not None)
     for finding in findings:
-        click.echo(f"damaged: {finding.case or 'store'}: {finding.problem}", err=True)
+        click.echo(printable(f"damaged: {finding.case or 'store'}: {finding.problem}"), err=True)
     click.echo(f"{len(opened.cases)} cases, {len(findings)} findings\ndigest  {opened.digest}")
     differs = _verify_data(opened, data) if data else False
     return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
@@ -84,7 +84,7 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
 def finalize(store: Path, partial: bool, debug: bool) -> int:
     """Write the manifest over the committed cases of a store whose run was cut short."""
     from geols_precompute import runlog
-    from geols_precompute.store.atomic import remove_abandoned
+    from geols_precompute.store.atomic import remove_abandoned, writing_to
     from geols_precompute.store.writer import committed_cases, write_manifest
 
     if not (store / "zarr.json").exists():
@@ -96,8 +96,10 @@ def finalize(store: Path, partial: bool, debug: bool) -> int:
             f"{store}: {len(missing)} planned cases are missing, the first is {missing[0]}; run geols-precompute "
             "again to compute them, or give --partial to leave them out"
         )
-    remove_abandoned(store)
-    click.echo(f"{len(committed)} cases\ndigest  {write_manifest(store)}")
+    with writing_to(store, "STORE"):
+        remove_abandoned(store)
+        digest = write_manifest(store)
+    click.echo(f"{len(committed)} cases\ndigest  {digest}")
     return EXIT_DONE
 
 
@@ -111,16 +113,18 @@ def _verify_data(opened: Store, data: Path) -> bool:
     dataset = discover(data, modalities=modalities)
     known = CasesBySource(opened)
     statuses: dict[str, Status] = {}
-    other_names: set[str] = set()
+    found_here: set[str] = set()
+    renamed = 0
     reasons = {problem.case_id: problem.reason for problem in dataset.problems}
     with show_progress(len(dataset.cases), "compare") as progress:
         for case in dataset.cases:
             try:
                 volume = read_volume(case.images, case.label, modalities=len(modalities))
                 source = fingerprint(volume).as_json()
-                if found := known.find(case.id, source):
+                if found := known.find_all(source):
                     statuses[case.id] = "same"
-                    other_names |= {found} - {case.id}
+                    found_here.update(found)
+                    renamed += case.id not in found
                 elif case.id in opened.cases:
                     statuses[case.id] = compare_source(opened.metadata(case.id).geols["source"], source)
                 else:
@@ -131,14 +135,14 @@ def _verify_data(opened: Store, data: Path) -> bool:
                 # one file that no one foresaw must not end the comparison of the others
                 statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
             progress(failed=statuses[case.id] != "same")
-    for name in set(opened.cases) - other_names:
+    for name in set(opened.cases) - found_here:
         statuses.setdefault(name, "unreadable" if name in reasons else "missing")
     for name, status in sorted(statuses.items()):
         if status != "same":
-            click.echo(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else ""), err=True)
+            click.echo(printable(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else "")), err=True)
     counts = Counter(statuses.values())
-    renamed = f" ({len(other_names)} cases have other names in the store)" if other_names else ""
-    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + renamed)
+    other_names = f" ({renamed} cases have other names in the store)" if renamed else ""
+    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + other_names)
     return set(counts) != {"same"}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import math
 import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,27 +135,45 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
 
 
 def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, in the format of `path`'s ending, compressed.
+    """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
 
     The file appears under its name when it is whole.
 
     Raises:
+        InputError: `path` has another ending.
         OutputError: it cannot be written.
     """
+    if not path.name.endswith((".nii.gz", ".nii")):
+        raise InputError(f"{path}: the name of a volume ends in .nii.gz or .nii")
     volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
     image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
-    temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(temporary), True)
-        temporary.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
+            plain = Path(folder, "image.nii")
+            sitk.WriteImage(image, str(plain))
+            # ITK says nothing of a disk that is full
+            if plain.stat().st_size < array.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            whole = _compressed(plain) if path.suffix == ".gz" else plain
+            whole.replace(path)
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[-1]
         raise OutputError(
             f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
         ) from error
+
+
+def _compressed(plain: Path) -> Path:
+    """Write a .gz beside a file that holds neither its name nor a time."""
+    whole = plain.with_name(f"{plain.name}.gz")
+    with (
+        plain.open("rb") as source,
+        whole.open("wb") as target,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=target, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(source, packed, 2**20)
+    return whole
 
 
 def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:

@@ -17,7 +17,7 @@ import zarr
 from test_store import label_store, maps_array, reseal
 
 from geols_precompute.errors import GeolsError, StoreError
-from geols_precompute.store.pack import hashed_names, kept_salt, pack
+from geols_precompute.store.pack import hashed_names, pack, private_names
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 
@@ -118,10 +118,10 @@ def test_a_damaged_store_is_never_packed(store, tmp_path):
 
 
 def test_renamed_cases_tell_nothing_and_stay_the_same_between_releases(store, tmp_path):
-    salt = kept_salt(tmp_path / "names.salt")
-    assert kept_salt(tmp_path / "names.salt") == salt
-    assert (tmp_path / "names.salt").stat().st_mode & 0o077 == 0
-    names = hashed_names(store.cases, salt)
+    names = private_names(tmp_path, store.cases)
+    assert private_names(tmp_path, store.cases) == names
+    for file in ("names.salt", "names.csv"):
+        assert (tmp_path / file).stat().st_mode & 0o077 == 0
     path = packed(store, tmp_path / "r.zarr.zip", names)
     renamed = LabelStore.open(path)
     assert set(renamed.cases) == set(names.values())
@@ -135,10 +135,24 @@ def test_renamed_cases_tell_nothing_and_stay_the_same_between_releases(store, tm
     assert hashed_names(store.cases, b"another") != names
 
 
-def test_a_salt_that_is_no_salt_is_refused(tmp_path):
-    (tmp_path / "salt").write_text("secret")
-    with pytest.raises(StoreError, match="64 hexadecimal digits"):
-        kept_salt(tmp_path / "salt")
+def test_the_table_of_names_grows_and_is_never_lost(tmp_path):
+    one, two = private_names(tmp_path, ["a", "b"]), private_names(tmp_path, ["b", "c"])
+    assert one["b"] == two["b"]
+    rows = (tmp_path / "names.csv").read_text().splitlines()
+    assert rows == ["case,name", *(f"{case},{name}" for case, name in sorted((one | two).items()))]
+    (tmp_path / "names.salt").unlink()
+    with pytest.raises(StoreError, match=r"names\.csv: is there without names\.salt"):
+        private_names(tmp_path, ["a"])
+    assert (tmp_path / "names.csv").read_text().splitlines() == rows
+
+
+@pytest.mark.parametrize(("file", "says"), [("names.salt", "64 hexadecimal digits"), ("names.csv", "does not begin")])
+def test_files_that_are_something_else_are_refused(tmp_path, file, says):
+    (tmp_path / file).write_text("mine\n")
+    with pytest.raises(StoreError, match=says):
+        private_names(tmp_path, ["a"])
+    assert (tmp_path / file).read_text() == "mine\n"
+    assert not (tmp_path / "names.csv").exists() or file == "names.csv"
 
 
 # --- archives from anywhere ----------------------------------------------------------------------------------------

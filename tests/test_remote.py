@@ -121,7 +121,7 @@ def test_an_address_that_is_wrong(site, tmp_path):
 
 @pytest.mark.parametrize("ranges_on", [True, False])
 def test_a_cut_transfer_goes_on_where_it_broke(site, tmp_path, ranges_on, monkeypatch):
-    monkeypatch.setattr(remote, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(remote, "WEB_PIECE_BYTES", 1000)
     root, store = site
     size = (root / SHARD[1:]).stat().st_size
     faults = Faults(lambda path, before: "cut" if path == SHARD and before < 2 else "", ranges=ranges_on)

@@ -249,7 +249,7 @@ def reseal(store: LabelStore) -> LabelStore:
         case_path.write_text(json.dumps(document))
         manifest["cases"][case] = sha256_hex(case_path.read_bytes())
     manifest["root"] = sha256_hex((store.path / "zarr.json").read_bytes())
-    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    (store.path / "manifest.json").write_bytes(canonical_json(manifest))
     return LabelStore.open(store.path)
 
 
@@ -316,7 +316,7 @@ def test_case_metadata_out_of_bounds_is_refused(store, change):
     path.write_text(json.dumps(document))
     manifest = json.loads((store.path / "manifest.json").read_text())
     manifest["cases"]["one"] = sha256_hex(path.read_bytes())
-    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    (store.path / "manifest.json").write_bytes(canonical_json(manifest))
     with pytest.raises(StoreError, match="one"):
         LabelStore.open(store.path).maps("one")
     assert "one" in findings(store.path)[0]
@@ -341,7 +341,7 @@ def test_root_metadata_that_is_not_sound_is_refused(store, change):
     path.write_text(json.dumps(document))
     manifest = json.loads((store.path / "manifest.json").read_text())
     manifest["root"] = sha256_hex(path.read_bytes())
-    (store.path / "manifest.json").write_text(json.dumps(manifest))
+    (store.path / "manifest.json").write_bytes(canonical_json(manifest))
     with pytest.raises(StoreError, match=r"zarr\.json"):
         LabelStore.open(store.path)
 

@@ -17,7 +17,8 @@ from geols_precompute.store.files import Files, Readable, read_range
 MAX_DIRECTORY_BYTES = 64 * 2**20
 #: Local header of a member: signature, 22 bytes that the directory repeats, lengths of name and extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_ENCRYPTED = 0x1
+#: Encrypted, patched, strongly encrypted, or with a masked directory.
+_UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40 | 0x2000
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE = 0o100644
 
@@ -28,23 +29,26 @@ class Archive:
     Args:
         outside: where the archive lies.
         name: of the archive there.
+        location: what messages call it, if not by where it lies.
 
     Raises:
         StoreError: it is no zip, or has a member that is compressed, encrypted or named twice.
     """
 
-    def __init__(self, outside: Files, name: str) -> None:
+    def __init__(self, outside: Files, name: str, location: str = "") -> None:
         self.outside, self.name = outside, name
-        self.location = f"{outside.location}/{name}"
+        self.location = location or f"{outside.location}/{name}"
         members: dict[str, tuple[int, int]] = {}
         for info in self._directory():
             if info.is_dir():
                 continue
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _UNREADABLE_FLAGS:
                 raise StoreError(
                     f"{self.location}: {info.filename!r} is compressed or encrypted; a packed store holds its files as "
                     "they are; unzip it to a folder, or pack it with geols-store pack"
                 )
+            if info.header_offset < 0:
+                raise StoreError(f"{self.location}: the beginning of the archive is missing; get it again")
             if info.filename in members:
                 raise StoreError(f"{self.location}: {info.filename!r} is in it twice")
             members[info.filename] = info.header_offset, info.file_size
@@ -64,8 +68,9 @@ class Archive:
             yield _Member(file=file, first=offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, length=size)
 
     def entries(self) -> list[str]:
-        """Return the first parts of the members' names."""
-        return sorted({name.split("/")[0] for name in self._members})
+        """Return the first parts of the members' names, without those that begin with a point as `.tmp-…` does."""
+        parts = {name.split("/")[0] for name in self._members}
+        return sorted(part for part in parts if not part.startswith(".") or part == "..")
 
     def names(self, folder: str) -> Iterator[str]:
         """Yield the members below a folder, relative to it."""

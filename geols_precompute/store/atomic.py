@@ -70,8 +70,8 @@ def remove_abandoned(root: Path) -> None:
     """Remove what writers that are gone left behind; a living writer holds a lock on its temporary folder or file."""
     for path in root.glob(f"{TEMPORARY_PREFIX}{'[0-9a-f]' * 32}"):
         with suppress(OSError):
-            if not path.is_symlink() and _abandoned(path):
-                _remove(path)
+            if not path.is_symlink():
+                _remove_if_abandoned(path)
 
 
 def sync_tree(folder: Path) -> None:
@@ -129,14 +129,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _abandoned(path: Path) -> bool:
+def _remove_if_abandoned(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if _is_abandoned(path, descriptor):
+            # under the lock, so that a writer that waits for it sees that the path is gone
+            _remove(path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_abandoned(path: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS
-    finally:
-        os.close(descriptor)
     return True

@@ -15,7 +15,7 @@ from geols_precompute.errors import StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import MAX_CLASSES, ClassLabel
 from geols_precompute.store.files import parse_json
-from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata
+from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata, manifest
 
 MAX_AXIS = 2**15
 MAX_ARRAY_BYTES = 2**34
@@ -23,6 +23,8 @@ MAX_NUMBER = 3e38
 MAX_CHUNK_BYTES = 64 * 2**20
 #: LZ4 packs no better than 255 to 1, so a shard of n bytes cannot hold more than about 255·n.
 MAX_LZ4_RATIO = 256
+#: Texts of a root that a data set may state.
+TERMS = ("licence", "citation")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -88,6 +90,9 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
         raise StoreError(f"{where}: {bad[0]!r} is not a case id")
     if len({name.lower() for name in cases}) < len(cases):
         raise StoreError(f"{where}: two cases have one id, letter case aside")
+    known = manifest(expected, document["recipe_id"], document["root"], cases)
+    if canonical_json(known) != content:
+        raise StoreError(f"{where}: is not written as version {VERSION} prescribes; run geols-store finalize")
     return Manifest(
         format=expected,
         recipe_id=document["recipe_id"],
@@ -144,11 +149,14 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
             and isinstance(preprocessing["modalities"], list)
             and _are_names(modalities)
             and maps["background"] in ("complement", "seeds")
+            and all(isinstance(geols.get(key, ""), str) for key in TERMS)
         )
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where}: the recipe or the class table is not as version 1 has them ({error!r})") from error
     if not well_formed:
-        raise StoreError(f"{where}: recipe_id is not the recipe's digest, or modalities or background are malformed")
+        raise StoreError(
+            f"{where}: recipe_id is not the recipe's digest, or modalities, background or licence malformed"
+        )
     values = [label.value for label in classes]
     if (
         not 2 <= len(classes) <= MAX_CLASSES
@@ -228,7 +236,8 @@ def _problem_of_geometry(geometry: Mapping[str, Any]) -> str:
 
 def _problem_of_source(source: Mapping[str, Any], modalities: int) -> str:
     digests = [*source["image_sha256"], source["label_sha256"], source["geometry_sha256"]]
-    well_formed = len(source["image_sha256"]) == modalities and all(map(_is_sha256, digests))
+    listed = isinstance(source["image_sha256"], list) and len(source["image_sha256"]) == modalities
+    well_formed = listed and all(map(_is_sha256, digests))
     return "" if well_formed else "source is not a SHA-256 per modality, label and geometry"
 
 

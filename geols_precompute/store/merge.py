@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import StoreError
 from geols_precompute.recipe import recipe_differences
+from geols_precompute.store import guards
 from geols_precompute.store.layout import group_metadata
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.share import OnCase, Received, create_like, receive
-
-#: Texts of a root that may differ between stores; what is united is under the terms of all.
-_TERMS = ("licence", "citation")
 
 
 def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> Received:
@@ -85,11 +83,7 @@ def united_root(stores: Sequence[LabelStore]) -> bytes:
     if len({store.root_content for store in stores}) == 1:
         return stores[0].root_content
     geols: dict[str, Any] = json.loads(canonical_json(dict(stores[0].geols)))
-    for key in _TERMS:
-        texts = {_text(store.geols, key) for store in stores} - {""}
+    for key in guards.TERMS:
+        texts = {store.geols.get(key, "") for store in stores} - {""}
         geols |= {key: "; ".join(sorted(texts))} if texts else {}
     return canonical_json(group_metadata({"geols": geols}))
-
-
-def _text(geols: Mapping[str, Any], key: str) -> str:
-    return str(geols.get(key, ""))

@@ -15,6 +15,10 @@ from geols_precompute.store.layout import MANIFEST, METADATA, manifest
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.share import renamed
 
+#: Beside the store whose cases get other names.
+SALT, NAMES = "names.salt", "names.csv"
+_HEADER = "case,name"
+
 Member = tuple[str, int, Iterable[bytes]]
 
 
@@ -46,28 +50,46 @@ def hashed_names(cases: Iterable[str], salt: bytes) -> dict[str, str]:
     return {case: hmac.digest(salt, case.encode(), "sha256").hex()[:16] for case in cases}
 
 
-def kept_salt(path: Path) -> bytes:
-    """Return the secret at `path`, made on first use, so that a later release has the same names.
+def private_names(folder: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Return the names of cases by the secret in a folder, and add them to the table there; both are private.
+
+    Both are made on first use, so that a later release has the same names.
 
     Raises:
-        StoreError: the file holds something else.
+        StoreError: one of the two files is gone, or holds something else.
+        OSError: they cannot be written.
     """
-    if not path.exists():
-        with atomic.new_file(path) as temporary:
-            temporary.chmod(0o600)
-            temporary.write_text(secrets.token_hex(32) + "\n")
-    text = path.read_text(encoding="ascii", errors="replace").strip()
+    table, secret = folder / NAMES, folder / SALT
+    rows = _rows(table)
+    if not secret.exists():
+        if rows:
+            raise StoreError(
+                f"{table}: is there without {SALT}, and another secret gives other names; restore it, or move the "
+                "table away if names may differ from those of earlier releases"
+            )
+        _write_private(secret, secrets.token_hex(32) + "\n")
+    text = secret.read_text(encoding="ascii", errors="replace").strip()
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
-        raise StoreError(f"{path}: does not hold the 64 hexadecimal digits of a salt; restore it, or move it away")
-    return bytes.fromhex(text)
+        raise StoreError(f"{secret}: does not hold the 64 hexadecimal digits of a salt; restore it, or move it away")
+    names = hashed_names(cases, bytes.fromhex(text))
+    rows |= {f"{case},{name}" for case, name in names.items()}
+    _write_private(table, "\n".join([_HEADER, *sorted(rows), ""]))
+    return names
 
 
-def write_names(path: Path, names: Mapping[str, str]) -> None:
-    """Write a private CSV file of the cases and their names in the archive."""
-    rows = "".join(f"{case},{name}\n" for case, name in sorted(names.items()))
+def _rows(table: Path) -> set[str]:
+    if not table.exists():
+        return set()
+    header, *rows = table.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    if header != _HEADER:
+        raise StoreError(f"{table}: does not begin with {_HEADER!r}; move it away, names of cases are written there")
+    return set(rows)
+
+
+def _write_private(path: Path, text: str) -> None:
     with atomic.new_file(path) as temporary:
         temporary.chmod(0o600)
-        temporary.write_text(f"case,name\n{rows}")
+        temporary.write_text(text)
 
 
 def _manifest(store: LabelStore, names: Mapping[str, str]) -> bytes:
@@ -97,8 +119,8 @@ def _members(
             yield name, len(store.root_content), [store.root_content]
         else:
             case = original[name]
-            content, metadata = store.read_metadata(case)
-            for relative, (size, sha256) in sorted(metadata.files.items()):
+            for relative, (size, sha256) in sorted(store.read_metadata(case)[1].files.items()):
                 yield name + relative, size, files.checked_pieces(store.files, f"{case}/{relative}", size, sha256)
-            yield name + METADATA, len(c := renamed(metadata, names[case]) if case in names else content), [c]
+            content = _metadata(store, case, names)
+            yield name + METADATA, len(content), [content]
             on_case()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -188,12 +189,16 @@ def local_files(path: Path) -> Files:
     Raises:
         StoreError: there is neither.
     """
-    if path.is_file():
-        # the archive itself may be reached by a link; what is inside a store may not
+    try:
+        # the store itself may be reached by a link; what is inside one may not
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise StoreError(f"{path}: no such store ({error.strerror})") from error
+    if stat.S_ISREG(mode):
         real = path.resolve()
-        return Archive(Folder(real.parent), real.name)
-    if not path.is_dir():
-        raise StoreError(f"{path}: no such store")
+        return Archive(Folder(real.parent), real.name, str(path))
+    if not stat.S_ISDIR(mode):
+        raise StoreError(f"{path}: is neither a folder nor a file")
     if not (path / MANIFEST).exists():
         hint = "run geols-store finalize" if (path / METADATA).exists() else "is this a store?"
         raise StoreError(f"{path}: has no {MANIFEST}; {hint}")

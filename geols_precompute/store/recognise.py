@@ -30,15 +30,19 @@ class CasesBySource(Generic[S]):
             _, metadata = self.store.read_metadata(case)
             if compare_source(metadata.geols["source"], source) == "same":
                 return case
-        return self._by_source.get(_key(source))
+        return next(iter(self.find_all(source)), None)
+
+    def find_all(self, source: Mapping[str, Any]) -> list[str]:
+        """Return the ids of all cases with these fingerprints."""
+        return self._by_source.get(_key(source), [])
 
     @cached_property
-    def _by_source(self) -> dict[tuple[str, ...], str]:
+    def _by_source(self) -> dict[tuple[str, ...], list[str]]:
         """Every case by its fingerprints; one with damaged metadata is not found by them."""
-        found: dict[tuple[str, ...], str] = {}
+        found: dict[tuple[str, ...], list[str]] = {}
         for case in self.store.cases:
             with suppress(StoreError):
-                found.setdefault(_key(self.store.read_metadata(case)[1].geols["source"]), case)
+                found.setdefault(_key(self.store.read_metadata(case)[1].geols["source"]), []).append(case)
         return found
 
 

@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from geols_precompute.errors import MissingExtraError, StoreError
-from geols_precompute.store.files import PIECE_BYTES
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 #: Before another try, after one, two, ... failures in a row.
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
+#: What a broken transfer loses at most.
+WEB_PIECE_BYTES = 2**17
 BUCKET_PIECE_BYTES = 8 * 2**20
 CONNECTIONS = 32
 
@@ -63,7 +64,7 @@ class RemoteFile:
                         return
                     wanted = piece[: stop - start]
                     start += len(wanted)
-                    patience.moved(len(wanted))
+                    patience.moved()
                     yield wanted
                 return
             except _BrokenError as error:
@@ -107,7 +108,7 @@ class WebFiles(_Unlisted):
 
         def request(start: int, stop: int) -> Iterator[bytes]:
             with self._answer(url, where, f"bytes={start}-{stop - 1}" if start else None) as response:
-                if response.status_code == 416:
+                if response.status_code == 416 and start:
                     return
                 # a server that does not send parts sends all, from the beginning
                 skip = start if response.status_code == 200 else 0
@@ -138,15 +139,18 @@ class WebFiles(_Unlisted):
             response = self._session.get(
                 url, headers={"Range": part} if part else {}, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)
             )
+        except requests.exceptions.SSLError as error:
+            raise StoreError(f"{where}: no safe connection ({_innermost(error)})") from error
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _BrokenError(_innermost(error)) from error
-        except requests.RequestException as error:
-            raise StoreError(f"{where}: cannot be asked for ({error})") from error
+        except (requests.RequestException, ValueError) as error:
+            # the text of such an error may repeat the address with its secrets
+            raise StoreError(f"{where}: cannot be asked for ({type(error).__name__}); is the address right?") from error
         with response:
             status = response.status_code
             if status >= 500 or status in (408, 429):
                 raise _BrokenError(f"{status} {response.reason}")
-            if status not in (200, 206, 416):
+            if status not in (200, 206) and not (status == 416 and part):
                 raise StoreError(f"{where}: the server answers {status} {response.reason}; is the address right?")
             yield response
 
@@ -156,13 +160,18 @@ class BucketFiles(_Unlisted):
 
     def __init__(self, url: str) -> None:
         fsspec = _imported("fsspec")
-        self.location = _shown(urlsplit(url))
+        parts = urlsplit(url)
+        self.location = _shown(parts)
+        if parts.scheme == "s3" and "@" in parts.netloc:
+            raise StoreError(f"{self.location}: keys do not belong in the address; set AWS_PROFILE or the like")
         try:
             self._system, self._root = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            raise StoreError(f"{self.location}: {error}") from error
-        except ValueError as error:
-            raise StoreError(f"{self.location}: {error}; known are http, https, s3 and what fsspec lists") from error
+        except Exception as error:
+            # file systems of fsspec raise what they like
+            raise StoreError(
+                f"{self.location}: cannot be opened ({_first_line(error)}); known are http, https, s3 and what fsspec "
+                "has a package for"
+            ) from error
 
     @contextmanager
     def open(self, relative: str) -> Iterator[RemoteFile]:
@@ -197,8 +206,16 @@ class BucketFiles(_Unlisted):
 
 
 def remote_files(url: str) -> tuple[WebFiles | BucketFiles, str]:
-    """Return the files below an address, and the name of the archive there if the address is that of one."""
-    parts = urlsplit(url)
+    """Return the files below an address, and the name of the archive there if the address is that of one.
+
+    Raises:
+        StoreError: it is no address, or nothing here can read from such a one.
+        MissingExtraError: what reads from it is not installed.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StoreError(f"the address of the source cannot be read ({error})") from error
     folder, _, last = parts.path.rstrip("/").rpartition("/")
     name = last if last.lower().endswith(".zip") else ""
     base = parts._replace(path=folder) if name else parts
@@ -215,29 +232,25 @@ class _Patience:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._failures = self._moved = 0
+        self._failures = 0
 
-    def moved(self, count: int) -> None:
-        """Count bytes that arrived: a transfer that moves on may go on."""
-        self._moved += count
-        if self._moved >= PIECE_BYTES:
-            self._failures = self._moved = 0
+    def moved(self) -> None:
+        """Take note that bytes arrived: a transfer that moves on may go on."""
+        self._failures = 0
 
     def wait_after(self, error: _BrokenError) -> None:
         if self._failures == len(WAITS_SECONDS):
             raise StoreError(
-                f"{self._where}: {error}, {self._failures + 1} times in a row; run the same command again later, it "
-                "goes on where it stopped"
+                f"{self._where}: {error}, {self._failures + 1} times in a row; run the same command again later"
             ) from error
         time.sleep(WAITS_SECONDS[self._failures])
         self._failures += 1
-        self._moved = 0
 
 
 def _unbroken(response: Any) -> Iterator[bytes]:
     requests = _imported("requests")
     try:
-        yield from response.iter_content(PIECE_BYTES)
+        yield from response.iter_content(WEB_PIECE_BYTES)
     except requests.RequestException as error:
         raise _BrokenError(_innermost(error)) from error
 
@@ -250,18 +263,22 @@ def _explained(where: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise StoreError(f"{where}: there is no such file; is the address right?") from error
     except PermissionError as error:
-        raise StoreError(f"{where}: access is denied ({error}); check the credentials") from error
+        raise StoreError(f"{where}: access is denied ({_first_line(error)}); check the credentials") from error
     except Exception as error:
         if type(error).__name__ == "NoCredentialsError":
             text = f"{where}: no credentials found; set them, or FSSPEC_S3_ANON=true for a public bucket"
             raise StoreError(text) from error
-        raise _BrokenError(f"{type(error).__name__}: {error}") from error
+        raise _BrokenError(_first_line(error)) from error
 
 
 def _innermost(error: BaseException) -> str:
     """The first cause in a chain of exceptions, in one line; the later ones repeat the address."""
     while cause := error.__cause__ or error.__context__:
         error = cause
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,10 +16,10 @@ from geols_precompute.recipe import recipe_differences
 from geols_precompute.store import atomic, files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
-from geols_precompute.store.layout import MAPS, METADATA, group_metadata, ome_metadata
+from geols_precompute.store.layout import MAPS, METADATA, TEMPORARY_PREFIX, group_metadata, ome_metadata
 from geols_precompute.store.reader import LabelStore, local_files
 from geols_precompute.store.remote import WholeFilesOnlyError, is_url, remote_files
-from geols_precompute.store.writer import committed_case, new_case, remove_case, whole_cases, write_file
+from geols_precompute.store.writer import committed_case, new_case, refuse_store, whole_cases, write_file
 
 #: Cases in transfer at once.
 TRANSFERS = 8
@@ -70,33 +70,40 @@ def create_like(root: Path, content: bytes) -> None:
 
     Raises:
         StoreError: something else is there; for another store the message names what differs.
+        OutputError: it would lie in another store.
+        OSError: it cannot be written.
     """
+    refuse_store(root.absolute().parent)
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
-    if not (root / METADATA).exists():
-        if any(root.iterdir()):
+    where = root / METADATA
+    if not where.exists():
+        if any(not path.name.startswith(TEMPORARY_PREFIX) for path in root.iterdir()):
             raise StoreError(f"{root}: is not empty and no store; name a new folder")
-    elif (found := (root / METADATA).read_bytes()) == content:
+    elif (found := where.read_bytes()) == content:
         return
-    elif any(whole_cases(root)):
-        where = root / METADATA
+    else:
         ours, theirs = (guards.group_attributes(files.parse_json(c, where), where) for c in (content, found))
-        differing = "; ".join(recipe_differences(ours, theirs)) or "its zarr.json is written differently"
-        raise StoreError(f"{root}: holds another store ({differing}); name a new folder")
-    atomic.replace_file(root / METADATA, content)
+        guards.require_format(theirs, where, "geols-labels")
+        if any(whole_cases(root)):
+            differing = "; ".join(recipe_differences(ours, theirs)) or "its zarr.json is written differently"
+            raise StoreError(f"{root}: holds another store ({differing}); name a new folder")
+    atomic.replace_file(where, content)
 
 
 def receive(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCase) -> Received:
     """Copy whole cases of a store into the one at `root`, several at once.
 
-    A case appears by one rename, when every byte of it has come and has been checked.
+    A case appears by one rename, when every byte of it has come and has been checked. One that is there already, with
+    files of the right sizes, is left alone; what is left of a damaged one makes room for the whole one.
 
     Raises:
         InputError: the source has no such case.
-        StoreError: the store at `root` has another case of one of these names, or nothing but failures comes.
+        StoreError: the store at `root` has something else under one of these names, or nothing but failures comes.
         OSError: it cannot be written.
     """
-    missing = [case for case in cases if not _is_there(root, case, source)]
+    entries = {path.name.lower(): path for path in root.iterdir()}
+    missing = [case for case in cases if not _is_there(entries.get(case.lower()), case, source)]
     for case in sorted(set(cases) - set(missing)):
         on_case(case, "")
     failures: dict[str, str] = {}
@@ -142,22 +149,25 @@ def renamed(metadata: guards.CaseMetadata, name: str) -> bytes:
     return canonical_json(group_metadata({"ome": ome, "geols": metadata.geols}))
 
 
-def _is_there(root: Path, case: str, source: LabelStore) -> bool:
-    """Whether a store holds a case as the source has it; what is left of a damaged one is removed."""
+def _is_there(path: Path | None, case: str, source: LabelStore) -> bool:
+    """Whether the entry of a store at `path` (None: there is none of that name) is a case as the source has it."""
     if case not in source.manifest.cases:
         raise InputError(f"{source.files.location}: no case {case!r}; it has {len(source.cases)} cases")
     sha256 = source.manifest.cases[case]
-    if not (root / case).exists():
+    if path is None:
         return False
-    if committed_case(root, case, {case: sha256}) is not None:
+    if path.name != case:
+        raise StoreError(f"{path}: differs from the case {case} in letter case only; name a new folder")
+    if path.is_symlink() or not path.is_dir():
+        raise StoreError(f"{path}: is no folder of a case; move it away, or name a new folder")
+    if committed_case(path.parent, case, {case: sha256}) is not None:
         return True
-    if committed_case(root, case) is not None:
-        found = sha256_hex((root / case / METADATA).read_bytes())
+    if committed_case(path.parent, case) is not None:
+        found = sha256_hex((path / METADATA).read_bytes())
         raise StoreError(
-            f"{root / case}: is another case than {source.files.location}/{case} (zarr.json {found[:12]}, there "
+            f"{path}: is another case than {source.files.location}/{case} (zarr.json {found[:12]}, there "
             f"{sha256[:12]}); remove one of them, or name a new folder"
         )
-    remove_case(root, case)
     return False
 
 
@@ -179,27 +189,31 @@ def _each(function: Callable[[str, Event], None], items: Sequence[str]) -> Gener
                 ended.put((item, None))
 
     threads = [Thread(target=work, daemon=True) for _ in range(min(TRANSFERS, len(items)))]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for _ in items:
             yield ended.get()
     finally:
         stop.set()
         deadline = time.monotonic() + GRACE_SECONDS
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.ident:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager
 def _remote_archive(where: Files, name: str, scratch: Path) -> Iterator[Archive]:
-    try:
+    archive: Archive | None = None
+    with suppress(WholeFilesOnlyError):
         archive = Archive(where, name)
-    except WholeFilesOnlyError:
-        atomic.remove_abandoned(scratch)
-        with atomic.scratch_file(scratch) as path:
-            with where.open(name) as file:
-                write_file(path, file.stream(0, _ANY_SIZE))
-            yield Archive(Folder(path.parent), path.name)
-    else:
+    if archive:
         yield archive
+        return
+    with atomic.writing_to(scratch, "-o"):
+        scratch.mkdir(parents=True, exist_ok=True)
+        atomic.remove_abandoned(scratch)
+    with atomic.scratch_file(scratch) as path:
+        with where.open(name) as file, atomic.writing_to(scratch, "-o"):
+            write_file(path, file.stream(0, _ANY_SIZE))
+        yield Archive(Folder(path.parent), path.name, f"{where.location}/{name}")

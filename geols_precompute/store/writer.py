@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from geols_precompute.cases import is_case_id
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.errors import StoreError
+from geols_precompute.errors import OutputError, StoreError
 from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import recipe_differences
 from geols_precompute.store import atomic, files, guards
@@ -117,12 +118,12 @@ def new_case(root: Path, case: str) -> Iterator[Path]:
     """Provide a folder for the files of a case, its zarr.json among them; the rename at the end is the commit.
 
     Raises:
-        StoreError: the case is there already and is not equal to this one.
+        StoreError: the case is there already, whole, and is not equal to this one.
     """
     with atomic.new_folder(root) as folder:
         yield folder
         atomic.sync_tree(folder)
-        _rename_or_compare(folder, root / case)
+        _commit(folder, root, case)
         atomic.sync(root)
 
 
@@ -140,10 +141,17 @@ def array_sha256(array: npt.NDArray[Any]) -> str:
 
 
 def remove_case(root: Path, case: str) -> None:
-    """Take a case out of a store, in one step for whoever looks."""
-    if (root / case).exists():
+    """Take a case out of a store, in one step for whoever looks.
+
+    Raises:
+        StoreError: something else has its name.
+    """
+    path = root / case
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise StoreError(f"{path}: is no folder of a case; move it away")
+    if path.exists():
         doomed = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        (root / case).rename(doomed)
+        path.rename(doomed)
         shutil.rmtree(doomed)
 
 
@@ -207,6 +215,17 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
     return sha256_hex(document)
 
 
+def refuse_store(folder: Path) -> None:
+    """Refuse to write other things into a store, or into a folder that lies in one.
+
+    Raises:
+        OutputError: naming the store.
+    """
+    resolved = folder.resolve()
+    if inside := next((place for place in (resolved, *resolved.parents) if (place / METADATA).exists()), None):
+        raise OutputError(f"{folder} lies in the store {inside}; name a folder outside of it")
+
+
 def _format_of(root: Path) -> Format:
     format_ = read_attributes(root).get("format")
     if format_ not in ARRAYS:
@@ -214,15 +233,20 @@ def _format_of(root: Path) -> Format:
     return format_
 
 
-def _rename_or_compare(folder: Path, target: Path) -> None:
-    content = (folder / METADATA).read_bytes()
+def _commit(folder: Path, root: Path, case: str) -> None:
+    """Give a finished folder the name of its case, unless an equal one has it."""
+    target = root / case
     try:
         folder.rename(target)
-    except OSError as error:
-        try:
-            committed = (target / METADATA).read_bytes()
-        except OSError:
-            raise error from None
+    except OSError:
+        if not os.path.lexists(target):
+            raise
+        if committed_case(root, case) is None:
+            # what is left of a damaged case makes room only now, when there is a whole one
+            remove_case(root, case)
+            folder.rename(target)
+            return
+        content, committed = ((place / METADATA).read_bytes() for place in (folder, target))
         if committed != content:
             raise StoreError(
                 f"{target} is committed with other content (zarr.json {sha256_hex(committed)[:12]}, now "

@@ -79,7 +79,7 @@ def reuse_table(data: Path, root: Path, repeats: int) -> None:
     """Time a task that computes and one that takes its maps from a store, in turn."""
     shutil.copytree(root / "out/labels.zarr", root / "known.zarr")
     recipe = prepare_task(data, root / "out").recipe
-    reuse = Reuse.of(root / "known.zarr", recipe)
+    reuse = Reuse.of(str(root / "known.zarr"), recipe)
     computing: list[float] = []
     taking: list[float] = []
     for _ in range(repeats):
