@@ -20,7 +20,7 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 #: Before another try, after one, two, ... failures in a row.
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 #: What a broken transfer loses at most.
-WEB_PIECE_BYTES = 2**17
+WEB_PIECE_BYTES = 2**18
 BUCKET_PIECE_BYTES = 8 * 2**20
 CONNECTIONS = 32
 
