@@ -6,10 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from conftest import ball_case, write
+from numcodecs import blosc
+
+from geols_precompute.digests import sha256_hex
+from geols_precompute.store.layout import IMAGE, MAPS
+from geols_precompute.store.shard import encode_shard
 
 RECIPE = """
 modalities = ["flair", "t1ce"]
@@ -52,3 +58,26 @@ def test_a_plain_processor_gives_the_same_bytes(tmp_path, preset):
         NPY_DISABLE_CPU_FEATURES=disabled_numpy_features(),
     )  # fmt: skip
     assert here == plain
+
+
+@pytest.mark.parametrize("kind", [MAPS, IMAGE])
+def test_blosc_threads_do_not_shuffle_a_chunk_of_many_blocks(kind, monkeypatch):
+    array = np.random.default_rng(0).normal(0, 20, (3, 100, 110, 120)).astype(kind.dtype)
+    # as numcodecs has them by itself; zarr, once imported, lets it use one only
+    monkeypatch.setattr(blosc, "use_threads", None)
+    threads = blosc.set_nthreads(4)
+    try:
+        shards = {sha256_hex(encode_shard(array, kind)) for _ in range(5)}
+        assert len(shards) == 1
+        # the thread of a Dask worker is no main thread, where numcodecs would use one
+        with ThreadPoolExecutor(1) as other:
+            assert shards == {sha256_hex(other.submit(encode_shard, array, kind).result())}
+        assert blosc.use_threads is None
+    finally:
+        blosc.set_nthreads(threads)
+
+
+def test_workers_or_none_the_store_of_a_large_volume_is_the_same(nnunet, tmp_path):
+    root = nnunet(cases=2, shape=(70, 80, 90))
+    digests = {store_digest(root, tmp_path / str(n), "--workers", str(n)) for n in (0, 2)}
+    assert len(digests) == 1

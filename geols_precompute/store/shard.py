@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import google_crc32c
@@ -25,6 +27,8 @@ CRC_BYTES = 4
 BLOSC_HEADER = struct.Struct("<BBBBIII")
 _LZ4_FORMAT = 1
 _NEVER_WRITTEN = 2**64 - 1
+#: numcodecs keeps one for the whole process.
+_BLOSC_SETTING = threading.Lock()
 
 Window = tuple[slice, slice, slice]
 Pread = Callable[[int, int], bytes]
@@ -40,17 +44,29 @@ def encode_shard(array: npt.NDArray[Any], kind: ArrayKind) -> bytes:
     grid = ChunkGrid.of(array.shape)
     chunks = []
     inner = np.zeros(grid.inner, array.dtype.newbyteorder("<"))
-    for origin in _chunk_origins(grid):
-        part = array[tuple(slice(o, o + n) for o, n in zip(origin, grid.inner, strict=True))]
-        if part.shape != inner.shape:
-            inner[...] = 0
-        inner[tuple(slice(0, n) for n in part.shape)] = part
-        packed = blosc.compress(inner.reshape(-1).view(np.uint8), b"lz4hc", 5, int(kind.shuffle), 0, kind.itemsize)
-        chunks.append(packed + _crc32c(packed))
+    with _one_blosc_thread():
+        for origin in _chunk_origins(grid):
+            part = array[tuple(slice(o, o + n) for o, n in zip(origin, grid.inner, strict=True))]
+            if part.shape != inner.shape:
+                inner[...] = 0
+            inner[tuple(slice(0, n) for n in part.shape)] = part
+            packed = blosc.compress(inner.reshape(-1).view(np.uint8), b"lz4hc", 5, int(kind.shuffle), 0, kind.itemsize)
+            chunks.append(packed + _crc32c(packed))
     lengths = np.array([len(chunk) for chunk in chunks], "<u8")
     offsets = index_bytes(grid) + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
     index = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
     return b"".join([index, _crc32c(index), *chunks])
+
+
+@contextmanager
+def _one_blosc_thread() -> Iterator[None]:
+    """Compress in this thread alone: several would put a chunk's blocks in the order in which they are ready."""
+    with _BLOSC_SETTING:
+        before, blosc.use_threads = blosc.use_threads, False
+        try:
+            yield
+        finally:
+            blosc.use_threads = before
 
 
 def read_index(pread: Pread, size: int, grid: ChunkGrid, where: str) -> npt.NDArray[np.uint64]:
