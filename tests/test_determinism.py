@@ -62,12 +62,15 @@ def test_a_plain_processor_gives_the_same_bytes(tmp_path, preset):
 
 @pytest.mark.parametrize("kind", [MAPS, IMAGE])
 def test_blosc_threads_do_not_shuffle_a_chunk_of_many_blocks(kind, monkeypatch):
-    array = np.random.default_rng(0).normal(0, 20, (3, 100, 110, 120)).astype(kind.dtype)
+    # one chunk of 2.9 million elements
+    places, noise = np.indices((80, 90, 100)).sum(0), np.random.default_rng(0).normal(0, 3, (4, 80, 90, 100))
+    maps = np.stack([200 * np.exp(-places / 40 * k) for k in range(1, 5)])
+    array = np.clip(maps + noise, 0, 255).astype(kind.dtype)
     # as numcodecs has them by itself; zarr, once imported, lets it use one only
     monkeypatch.setattr(blosc, "use_threads", None)
     threads = blosc.set_nthreads(4)
     try:
-        shards = {sha256_hex(encode_shard(array, kind)) for _ in range(5)}
+        shards = {sha256_hex(encode_shard(array, kind)) for _ in range(10)}
         assert len(shards) == 1
         # the thread of a Dask worker is no main thread, where numcodecs would use one
         with ThreadPoolExecutor(1) as other:
