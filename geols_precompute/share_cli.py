@@ -126,8 +126,8 @@ def export(
 ) -> int:  # fmt: skip
     """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
     from geols_precompute import export as exporting
+    from geols_precompute.nifti import write_image
     from geols_precompute.store.reader import LabelStore, VolumeStore
-    from geols_precompute.volumes import write_image
 
     for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
         if value is not None and not soft:

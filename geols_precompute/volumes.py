@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import math
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.errors import InputError, OutputError
+from geols_precompute.errors import InputError
 from geols_precompute.geometry import Geometry, three_floats
 
 # A NIfTI header whose axes are not quite orthonormal is read with the nearest rotation, and `read` says so.
@@ -80,7 +77,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
         raise InputError(f"{images[0]}: {len(channels)} modalities found where {modalities} are expected")
     geometry = read[0][1]
     for path, (_, other, _) in zip(images[1:], read[1:], strict=True):
-        _require_same_grid(images[0], geometry, path, other)
+        require_same_grid(images[0], geometry, path, other)
     for index, channel in enumerate(channels):
         _require_finite(channel, images[min(index, len(images) - 1)])
     notes = [note for _, _, note in read if note]
@@ -89,7 +86,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
         array, other, note = read_image(label)
         if len(array) != 1:
             raise InputError(f"{label}: a label map must have one channel, found {len(array)}")
-        _require_same_grid(images[0], geometry, label, other)
+        require_same_grid(images[0], geometry, label, other)
         label_ZYX = _whole_numbers(array[0], label)
         notes += [note] if note else []
     image = np.stack([np.ascontiguousarray(channel, np.float32) for channel in channels])
@@ -120,6 +117,17 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
         raise InputError(f"{path}: {image.GetDimension()}-D with size {image.GetSize()}; 3-D volumes are supported")
     if array.shape[1] == 1 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
         raise InputError(f"{path}: a single slice of size {image.GetSize()}; 2-D images are not supported")
+    geometry = geometry_of(image, path)
+    mended = image.HasMetaDataKey("ITK_sform_corrected") and image.GetMetaData("ITK_sform_corrected") == "YES"
+    return array, geometry, f"{path}: axes in the header are not orthonormal; nearest rotation used" if mended else ""
+
+
+def geometry_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
+    """Return the geometry of the first three axes of an image, or of a reader that has read a header.
+
+    Raises:
+        InputError: a number in the header is not finite.
+    """
     n = image.GetDimension()
     direction = image.GetDirection()
     geometry = Geometry(
@@ -130,59 +138,7 @@ def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
     )
     if not all(map(math.isfinite, (*geometry.spacing, *geometry.origin, *geometry.direction))):
         raise InputError(f"{path}: spacing, origin or direction in the header is not finite; mend the header")
-    mended = image.HasMetaDataKey("ITK_sform_corrected") and image.GetMetaData("ITK_sform_corrected") == "YES"
-    return array, geometry, f"{path}: axes in the header are not orthonormal; nearest rotation used" if mended else ""
-
-
-def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
-
-    The file appears under its name when it is whole.
-
-    Raises:
-        InputError: `path` has another ending.
-        OutputError: it cannot be written.
-    """
-    if not path.name.endswith((".nii.gz", ".nii")):
-        raise InputError(f"{path}: the name of a volume ends in .nii.gz or .nii")
-    volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
-    image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
-            plain = Path(folder, "image.nii")
-            sitk.WriteImage(image, str(plain))
-            # ITK says nothing of a disk that is full
-            if plain.stat().st_size < array.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            whole = _compressed(plain) if path.suffix == ".gz" else plain
-            whole.replace(path)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise OutputError(
-            f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
-        ) from error
-
-
-def _compressed(plain: Path) -> Path:
-    """Write a .gz beside a file that holds neither its name nor a time."""
-    whole = plain.with_name(f"{plain.name}.gz")
-    with (
-        plain.open("rb") as source,
-        whole.open("wb") as target,
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=target, mtime=0) as packed,
-    ):
-        shutil.copyfileobj(source, packed, 2**20)
-    return whole
-
-
-def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:
-    """Return a volume [z,y,x] as a SimpleITK image with `geometry`."""
-    image = sitk.GetImageFromArray(array_ZYX)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    return image
+    return geometry
 
 
 def fingerprint(volume: Volume) -> Fingerprint:
@@ -193,6 +149,23 @@ def fingerprint(volume: Volume) -> Fingerprint:
         label_sha256=hashlib.sha256(np.ascontiguousarray(volume.label, "<i4").data).hexdigest(),
         geometry_sha256=sha256_hex(canonical_json(volume.geometry.as_json())),
     )
+
+
+def require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry) -> None:
+    """Refuse two files of one case that do not lie on the same grid.
+
+    Raises:
+        InputError: sizes differ, or spacings, origins or directions by more than 1e-3.
+    """
+    if a.size != b.size:
+        raise InputError(f"{second}: size {b.size} (x,y,z) differs from {a.size} of {first}; resample one of them")
+    for name in ("spacing", "origin", "direction"):
+        one, other = getattr(a, name), getattr(b, name)
+        if any(abs(p - q) > GEOMETRY_TOLERANCE for p, q in zip(one, other, strict=True)):
+            raise InputError(
+                f"{second}: {name} {_short(other)} (x,y,z) differs from {_short(one)} of {first}; "
+                "correct the header that is wrong, or resample one file onto the other"
+            )
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
@@ -244,18 +217,6 @@ def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -
 def _suffix(path: Path) -> str:
     """The ending of a file name, a .gz aside: `.nii` for `a.nii.gz`."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry) -> None:
-    if a.size != b.size:
-        raise InputError(f"{second}: size {b.size} (x,y,z) differs from {a.size} of {first}; resample one of them")
-    for name in ("spacing", "origin", "direction"):
-        one, other = getattr(a, name), getattr(b, name)
-        if any(abs(p - q) > GEOMETRY_TOLERANCE for p, q in zip(one, other, strict=True)):
-            raise InputError(
-                f"{second}: {name} {_short(other)} (x,y,z) differs from {_short(one)} of {first}; "
-                "correct the header that is wrong, or resample one file onto the other"
-            )
 
 
 def _require_finite(channel: npt.NDArray[Any], path: Path) -> None:

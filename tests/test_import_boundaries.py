@@ -32,6 +32,7 @@ ALLOWED = {
     "tables": {"errors"},
     "layouts": {"cases", "errors", "tables"},
     "volumes": {"digests", "errors", "geometry"},
+    "nifti": {"errors", "geometry"},
     "preparation": {"errors", "volumes"},
     "kernels": set(),
     "thinning": {"kernels"},

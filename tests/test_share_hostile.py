@@ -20,11 +20,11 @@ from test_share import CASES, part, run, whole
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import OutputError
 from geols_precompute.geometry import Geometry
+from geols_precompute.nifti import write_image
 from geols_precompute.options import printable
 from geols_precompute.store import atomic, remote
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import commit_case
-from geols_precompute.volumes import write_image
 
 
 @pytest.fixture

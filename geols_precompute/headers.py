@@ -1,0 +1,68 @@
+"""Headers: what the files of a case say of themselves, without reading a voxel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from geols_precompute.cases import Case
+from geols_precompute.errors import InputError
+from geols_precompute.geometry import Geometry
+from geols_precompute.volumes import geometry_of, require_same_grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The grid of a file, and how many volumes it holds on it."""
+
+    geometry: Geometry
+    channels: int
+
+
+def read_case_header(case: Case, *, modalities: int) -> Geometry:
+    """Return the grid of a case whose files agree on it.
+
+    Raises:
+        InputError: a header cannot be read, is not of a 3-D volume, or the files do not fit together.
+    """
+    headers = [read_header(path) for path in case.images]
+    if (found := sum(header.channels for header in headers)) != modalities:
+        raise InputError(f"{case.images[0]}: {found} modalities found where {modalities} are expected")
+    files = [*zip(case.images, headers, strict=True)]
+    if case.label:
+        files.append((case.label, read_header(case.label)))
+        if files[-1][1].channels != 1:
+            raise InputError(f"{case.label}: a label map must have one channel, found {files[-1][1].channels}")
+    for path, header in files[1:]:
+        require_same_grid(files[0][0], files[0][1].geometry, path, header.geometry)
+    return files[0][1].geometry
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of an image file.
+
+    Raises:
+        InputError: it cannot be read, or is not that of a 3-D volume.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?") from error
+    size = reader.GetSize()
+    if len(size) not in (3, 4) or (len(size) == 3 and size[2] == 1) or min(size) < 1:
+        raise InputError(f"{path}: {len(size)}-D with size {size}; 3-D volumes are supported")
+    return Header(geometry=geometry_of(reader, path), channels=math.prod(size[3:]) * reader.GetNumberOfComponents())
+
+
+def prepared_voxels(geometry: Geometry, spacing_zyx: tuple[float, float, float] | None) -> int:
+    """Return how many voxels a volume has after resampling to `spacing_zyx` in mm (None: as it is)."""
+    if spacing_zyx is None:
+        return math.prod(geometry.size)
+    pairs = zip(geometry.size, geometry.spacing, spacing_zyx[::-1], strict=True)
+    return math.prod(max(1, round(n * old / new)) for n, old, new in pairs)
