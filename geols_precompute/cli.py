@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from geols_precompute.errors import RecipeError
 from geols_precompute.options import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -17,6 +20,11 @@ from geols_precompute.options import (
     reports_errors,
 )
 from geols_precompute.recipe import PRESETS, Recipe
+
+if TYPE_CHECKING:
+    from geols_precompute.cluster import ClusterExecutor
+    from geols_precompute.pipeline import Plan
+    from geols_precompute.task import Outcome
 
 MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "background", "modalities", "engine")
 
@@ -42,6 +50,9 @@ MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "backgrou
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
 @click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 is this one.  [default: one per core]")
+@click.option("--scheduler", metavar="ADDR", help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.")
+@click.option("--part", "part_text", metavar="i/n", help="Every n-th case only, the i-th first, as a job of an array.")
+@click.option("--dry-run", is_flag=True, help="Compute one case, and say what all will take.")
 @reports_errors(extra="precompute")
 def precompute(
     data: Path,
@@ -53,6 +64,9 @@ def precompute(
     name: str,
     reuse: str | None,
     workers: int | None,
+    scheduler: str | None,
+    part_text: str | None,
+    dry_run: bool,
     debug: bool,
     **flags: Any,
 ) -> int:
@@ -64,13 +78,19 @@ def precompute(
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
     # Imported here so that --help and wrong usage answer at once.
-    from geols_precompute.cluster import open_executor
     from geols_precompute.layouts import discover
+    from geols_precompute.parts import Part
     from geols_precompute.pipeline import create_stores, make_plan, run_plan
     from geols_precompute.progress import show_progress
     from geols_precompute.recipes import assemble_recipe, load_recipe_file
     from geols_precompute.reuse import Reuse
 
+    part = Part.parse(part_text) if part_text else None
+    if scheduler:
+        if workers is not None:
+            raise RecipeError("--workers belongs to a cluster on this machine; the one at --scheduler has its own")
+        # its workers may run in another folder
+        data, out = data.absolute(), out.absolute() if out else None
     recipe_file = load_recipe_file(recipe_name) if recipe_name else None
     dataset = discover(data, modalities=recipe_file.modalities if recipe_file else None)
     recipe = assemble_recipe(
@@ -85,21 +105,17 @@ def precompute(
     )
     require_effect(flags, recipe)
     source = Reuse.of(reuse, recipe) if reuse else None
-    plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source)
+    plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source, part)
+    if dry_run:
+        return print_estimate(plan, workers)
     create_stores(plan)
-    click.echo(describe(dataset.layout, len(dataset.cases), recipe))
-    if plan.finished:
-        click.echo(f"{len(plan.finished)} cases are finished already")
-    if plan.strays:
-        click.echo(
-            f"note: {len(plan.strays)} cases of the store are not in {data} and stay: {', '.join(plan.strays[:5])}"
-        )
+    click.echo(describe(plan))
     with (
-        open_executor(workers if plan.tasks else 0, recipe.maps) as executor,
+        chosen_executor(plan, workers, scheduler) as executor,
         show_progress(len(plan.tasks), "maps") as progress,
     ):
 
-        def on_outcome(outcome: Any) -> None:
+        def on_outcome(outcome: Outcome) -> None:
             progress(failed=outcome.status == "failed")
             if debug and outcome.trace:
                 click.echo(outcome.trace, err=True)
@@ -112,9 +128,84 @@ def precompute(
     reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
     click.echo(
         f"{summary.computed} cases computed, {reused}{summary.finished} unchanged, {len(summary.failures)} failed\n"
-        f"store   {summary.labels}\ndigest  {summary.digest}"
+        f"store   {summary.labels}"
     )
+    if summary.digest:
+        click.echo(f"digest  {summary.digest}")
+    else:
+        click.echo(f"this was part {part}; after the last one: geols-store finalize {plan.out}")
     return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
+
+
+@contextmanager
+def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> Iterator[ClusterExecutor]:
+    """Provide what runs the tasks of a plan, and say where that is.
+
+    Raises:
+        ClusterError: there is no such cluster, or memory is too small for the largest case.
+    """
+    from geols_precompute import cluster
+    from geols_precompute.memory import readable
+    from geols_precompute.resources import largest_need, workers_for
+
+    maps = plan.recipe.maps
+    with ExitStack() as stack:
+        if not plan.tasks or workers == 0:
+            executor: ClusterExecutor = stack.enter_context(cluster.in_process(maps))
+        elif scheduler:
+            paths = (plan.dataset.root, plan.labels)
+            executor = stack.enter_context(cluster.existing_cluster(scheduler, maps, paths))
+        else:
+            need = largest_need((task.case for task in plan.tasks), plan.recipe)
+            fitting = workers_for(need, workers)
+            if fitting.note:
+                click.echo(f"note: {fitting.note}")
+            click.echo(f"the largest case needs about {readable(need)}")
+            on_terminal = sys.stderr.isatty()
+            executor = stack.enter_context(
+                cluster.local_cluster(fitting.count, fitting.memory, maps, dashboard=on_terminal)
+            )
+        if executor.description:
+            click.echo(executor.description)
+        yield executor
+
+
+def print_estimate(plan: Plan, workers: int | None) -> int:
+    """Print what a run will take; nothing of it stays."""
+    from geols_precompute.cluster import compile_once
+    from geols_precompute.dryrun import estimate
+    from geols_precompute.memory import readable
+    from geols_precompute.progress import show_progress
+    from geols_precompute.resources import workers_for
+
+    click.echo(describe(plan))
+    compile_once(plan.recipe.maps)
+    with show_progress(len(plan.tasks), "headers") as progress:
+        found = estimate(plan, progress)
+    for problem in found.problems:
+        click.echo(printable(f"problem: {problem.case_id}: {problem.reason}"), err=True)
+    click.echo(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
+    if sample := found.sample:
+        fitting = workers_for(found.memory, workers or None)
+        seconds = sum(sample.seconds.values())
+        stores = f"volumes {readable(found.volume_bytes)}, maps {readable(found.label_bytes)}"
+        click.echo(
+            f"{sample.case}, of {found.voxels / 1e6:.3g} million voxels, took {seconds:.2f} s and "
+            f"{readable(sample.peak_memory)}\n"
+            f"time    {found.seconds / 3600:.3g} CPU-hours; {duration(found.seconds / fitting.count)} with "
+            f"{fitting.count} workers\n"
+            f"disk    {readable(found.volume_bytes + found.label_bytes)} ({stores})\n"
+            f"memory  {readable(found.memory)} per worker for the largest case"
+            + (f"; {fitting.note}" if fitting.note else "")
+        )
+    return EXIT_SOME_FAILED if found.problems else EXIT_DONE
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:
@@ -123,8 +214,6 @@ def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:
     Raises:
         RecipeError: --gamma without the Riemannian metric, or --lam with it.
     """
-    from geols_precompute.errors import RecipeError
-
     for flag, metric in (("gamma", "riemannian"), ("lam", "gradient")):
         if flags[flag] is not None and recipe.maps.metric != metric:
             raise RecipeError(f"--{flag} belongs to --metric {metric}; the metric here is {recipe.maps.metric}")
@@ -137,7 +226,6 @@ def checked_name(name: str) -> str:
         RecipeError: it is not a plain file name, or the name of the volumes.
     """
     from geols_precompute.cases import is_case_id
-    from geols_precompute.errors import RecipeError
 
     name = name.removesuffix(".zarr")
     if not is_case_id(name) or name == "volumes":
@@ -145,13 +233,21 @@ def checked_name(name: str) -> str:
     return name
 
 
-def describe(layout: str, cases: int, recipe: Recipe) -> str:
-    """Return what a run is about to do, in two lines."""
-    maps = recipe.maps
+def describe(plan: Plan) -> str:
+    """Return what a run is about to do, in a few lines."""
+    maps = plan.recipe.maps
     metric = f"λ = {maps.lam:g}" if maps.metric == "gradient" else f"γ = {maps.gamma:g}"
-    names = ", ".join(f"{label.value} {label.name}" for label in recipe.classes[1:])
-    return (
-        f"{layout}: {cases} cases, classes {names}\n"
+    names = ", ".join(f"{label.value} {label.name}" for label in plan.recipe.classes[1:])
+    lines = [
+        f"{plan.dataset.layout}: {len(plan.dataset.cases)} cases, classes {names}",
         f"seeds {maps.seeds}, {maps.metric} metric ({metric}), {maps.iterations} iterations, decay {maps.decay}, "
-        f"background {maps.background}, modalities {maps.modalities}, engine {maps.engine}"
-    )
+        f"background {maps.background}, modalities {maps.modalities}, engine {maps.engine}",
+    ]
+    if plan.part:
+        lines.append(f"part {plan.part}: {len(plan.tasks) + len(plan.finished)} cases")
+    if plan.finished:
+        lines.append(f"{len(plan.finished)} cases are finished already")
+    if plan.strays:
+        listed = ", ".join(plan.strays[:5])
+        lines.append(f"note: {len(plan.strays)} cases of the store are not in {plan.dataset.root} and stay: {listed}")
+    return "\n".join(lines)

@@ -1,111 +1,254 @@
-"""Cluster: where tasks run. In this process, or on a local Dask cluster with one process per core."""
+"""Cluster: where tasks run. In this process, on a local Dask cluster, or on one that is there already."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from geols_precompute import maps, thinning
 from geols_precompute.errors import ClusterError
 from geols_precompute.geodesic import compile_kernels
-from geols_precompute.pipeline import Executor
+from geols_precompute.memory import readable
 from geols_precompute.recipe import MapParameters
 from geols_precompute.task import Outcome, Task
 
-#: Tasks handed to the cluster per worker: one to work on, one waiting, so that no worker idles.
-LOOK_AHEAD = 2
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
+#: Tasks submitted per thread: one to work on, one waiting, so that no thread idles.
+LOOK_AHEAD = 2
+#: A case whose worker dies this often has failed.
+MAX_DEATHS = 3
+#: How often to ask a scheduler how many workers it has by now.
+SECONDS_BETWEEN_COUNTS = 1.0
+CONNECT_SECONDS = 30
+
+
+class ClusterExecutor(Protocol):
+    """An executor as `pipeline.Executor` asks for, and what to say of it."""
+
+    @property
+    def description(self) -> str:
+        """Where tasks run, in one line; empty if there is nothing to say."""
+
+    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield one outcome per task, in any order."""
 
 
 class InProcess:
     """Runs one task after another in this process."""
+
+    description = ""
 
     def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Yield one outcome per task, in order."""
         yield from map(function, tasks)
 
 
+@dataclass(frozen=True, kw_only=True)
 class OnDask:
-    """Runs tasks on a Dask cluster; only a few per worker are submitted ahead, however many there are."""
+    """Runs tasks on a Dask cluster; only a few per thread are submitted ahead, however many there are."""
 
-    def __init__(self, client: Any, workers: int) -> None:
-        self.client = client
-        self.workers = workers
+    client: Any
+    description: str
 
     def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Yield one outcome per task, as they end; a task that kills its worker again and again has failed."""
-        from distributed import as_completed
+        """Yield one outcome per task, as they end.
+
+        A task whose worker dies is submitted again, the last time while nothing else runs, so that no other task is
+        blamed: Dask cannot tell which of a worker's tasks was its end.
+
+        Raises:
+            ClusterError: the scheduler is lost.
+        """
+        from distributed import CancelledError, as_completed
         from distributed.scheduler import KilledWorker
 
-        waiting = iter(tasks)
-        case_of: dict[str, str] = {}
+        waiting, suspects = deque(tasks), deque[Task]()
+        submitted: dict[str, Task] = {}
+        deaths: Counter[str] = Counter()
+        running = as_completed()
+        threads = _Threads(self.client)
 
-        def submit(count: int) -> list[Any]:
-            futures = []
-            for task in islice(waiting, count):
-                futures.append(self.client.submit(function, task, pure=False))
-                case_of[futures[-1].key] = task.case.id
-            return futures
+        def submit(task: Task) -> None:
+            future = self.client.submit(function, task, pure=False)
+            submitted[future.key] = task
+            running.add(future)
 
-        running = as_completed(submit(LOOK_AHEAD * self.workers))
-        for future in running:
-            try:
-                yield future.result()
-            except KilledWorker:
-                reason = "its worker process died again and again, most likely out of memory; use fewer --workers"
-                yield Outcome(case=case_of[future.key], status="failed", error=reason)
-            for more in submit(1):
-                running.add(more)
+        try:
+            while waiting or suspects or submitted:
+                while waiting and len(submitted) < LOOK_AHEAD * threads.count():
+                    submit(waiting.popleft())
+                if not submitted and suspects:
+                    submit(suspects.popleft())
+                future = next(running)
+                task = submitted.pop(future.key)
+                try:
+                    outcome = future.result()
+                except KilledWorker:
+                    deaths[task.case.id] += 1
+                    if deaths[task.case.id] < MAX_DEATHS:
+                        (suspects if deaths[task.case.id] == MAX_DEATHS - 1 else waiting).append(task)
+                        continue
+                    outcome = _killed(task)
+                del future
+                yield outcome
+        except (CancelledError, OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"the connection to the scheduler was lost ({type(error).__name__}); run the same command again, it "
+                "goes on where it stopped"
+            ) from error
+
+
+class _Threads:
+    """How many threads a cluster has; it may grow and shrink."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._counted, self._count = -SECONDS_BETWEEN_COUNTS, 1
+
+    def count(self) -> int:
+        """Return the number, at least 1: a task that waits for a first worker makes an elastic cluster start one."""
+        if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
+            self._count = max(1, sum(self._client.nthreads().values()))
+            self._counted = time.monotonic()
+        return self._count
+
+
+def _killed(task: Task) -> Outcome:
+    reason = f"its worker process died {MAX_DEATHS} times, most likely out of memory; use fewer --workers"
+    return Outcome(case=task.case.id, status="failed", error=reason)
 
 
 @contextmanager
-def open_executor(workers: int | None, parameters: MapParameters) -> Iterator[Executor]:
-    """Provide an executor: 0 workers is this process, None is one worker process per core.
+def in_process(parameters: MapParameters) -> Iterator[InProcess]:
+    """Provide an executor that is this process."""
+    compile_once(parameters)
+    yield InProcess()
+
+
+@contextmanager
+def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashboard: bool) -> Iterator[OnDask]:
+    """Provide an executor on worker processes of this machine, each with one thread.
+
+    Args:
+        workers: how many.
+        memory: that each may use, in bytes; Dask ends a worker that uses more.
+        parameters: of the recipe, whose kernels are compiled before the workers start.
+        dashboard: serve Dask's dashboard on this machine, if bokeh is installed.
 
     Raises:
         ClusterError: the worker processes do not start.
     """
-    compile_once(parameters)
-    if workers == 0:
-        yield InProcess()
-        return
-    from dask.system import CPU_COUNT
+    import dask
     from distributed import Client, LocalCluster
 
-    count = workers or CPU_COUNT
+    compile_once(parameters)
+    address = "127.0.0.1:0" if dashboard and find_spec("bokeh") else None
+    # a worker's death is counted here, and no task waits in a worker for its turn
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
     with ExitStack() as closing:
+        closing.enter_context(dask.config.set(settings))
         # worker processes inherit this: Ctrl-C reaches all of a terminal's processes, but only this one answers it
         with _no_interrupts():
             try:
                 cluster = LocalCluster(
-                    n_workers=count,
+                    n_workers=workers,
                     threads_per_worker=1,
-                    memory_limit="auto",
-                    dashboard_address=None,
+                    memory_limit=memory,
+                    dashboard_address=address,
                     silence_logs=logging.CRITICAL,
                     env=WORKER_ENVIRONMENT,
                 )
                 client = Client(cluster)
             except (OSError, RuntimeError, TimeoutError) as error:
-                text = f"the local cluster of {count} workers did not start ({error}); try --workers 0"
+                text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
                 raise ClusterError(text) from error
         closing.callback(_close, client, cluster)
-        yield OnDask(client, count)
+        said = f"{workers} workers of {readable(memory)} each"
+        yield OnDask(client=client, description=f"{said}, dashboard {client.dashboard_link}" if address else said)
+
+
+@contextmanager
+def existing_cluster(scheduler: str, parameters: MapParameters, paths: Sequence[Path]) -> Iterator[OnDask]:
+    """Provide an executor on a Dask cluster that is there already; it is left as it was found.
+
+    Args:
+        scheduler: its address, such as tcp://host:8786, or its scheduler file.
+        parameters: of the recipe, whose kernels every worker compiles, or loads, when it joins.
+        paths: that every worker must see.
+
+    Raises:
+        ClusterError: no scheduler answers, or a worker lacks a path or this version of geols.
+    """
+    from distributed import Client
+
+    where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    if "scheduler_file" in where and not Path(scheduler).is_file():
+        raise ClusterError(f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a scheduler file")
+    try:
+        client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(f"--scheduler {scheduler}: no scheduler answers ({error}); is it running?") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with ExitStack() as closing:
+        closing.callback(_close, client)
+        _require_fit(client, paths)
+        client.register_worker_callbacks(setup=partial(compile_once, parameters))
+        threads = sum(client.nthreads().values())
+        said = f"{threads} threads at {client.scheduler.address}" if threads else "no worker yet; waiting for the first"
+        yield OnDask(client=client, description=f"{said}, dashboard {client.dashboard_link}")
+
+
+def _require_fit(client: Any, paths: Sequence[Path]) -> None:
+    """Refuse a cluster of which a worker does not see the paths or has another version of geols."""
+    try:
+        found = client.run(_looks, [str(path) for path in paths])
+    except Exception as error:
+        # whatever a worker that lacks geols, or a part of it, makes of the call
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ClusterError(f"a worker cannot run geols ({reason}); install the same version of it there") from error
+    here = _version()
+    for worker, (version, missing) in sorted(found.items()):
+        if version != here:
+            raise ClusterError(
+                f"worker {worker} has geols {version}, and here is {here}; install the same version there"
+            )
+        if missing:
+            raise ClusterError(
+                f"worker {worker} does not see {missing}; data and output must be on a shared file system"
+            )
+
+
+def _looks(paths: Sequence[str]) -> tuple[str, str]:
+    """What a worker says of itself: its version of geols, and the first path that it does not see."""
+    return _version(), next((path for path in paths if not Path(path).exists()), "")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("geols")
 
 
 def _close(*opened: Any) -> None:
     """Close client and cluster in peace: a second Ctrl-C changes nothing any more."""
     with _no_interrupts():
         for one in opened:
-            one.close()
+            # a scheduler that is gone needs no farewell
+            with suppress(OSError, TimeoutError):
+                one.close()
 
 
 @contextmanager

@@ -35,5 +35,10 @@ class Part:
         """Return every `count`-th item, so that large and small ones, which often lie together, are spread."""
         return tuple(items[self.index - 1 :: self.count])
 
+    @property
+    def suffix(self) -> str:
+        """What the names of files have that the part alone writes: -2-of-8."""
+        return f"-{self.index}-of-{self.count}"
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

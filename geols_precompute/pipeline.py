@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +11,20 @@ from typing import Any, Protocol
 
 from geols_precompute import runlog
 from geols_precompute.cases import Dataset, Problem
+from geols_precompute.digests import canonical_json
 from geols_precompute.errors import OutputError
+from geols_precompute.parts import Part
 from geols_precompute.recipe import Recipe, TrainingHints
 from geols_precompute.reuse import Reuse
-from geols_precompute.store.atomic import writing_to
+from geols_precompute.store.atomic import replace_file, writing_to
 from geols_precompute.store.layout import METADATA, root_metadata
 from geols_precompute.store.verify import compare_source
 from geols_precompute.store.writer import (
-    committed_cases,
     create_store,
     manifest_digests,
     read_attributes,
     refuse_store,
+    whole_cases,
     write_manifest,
 )
 from geols_precompute.task import Outcome, Task, run_case
@@ -42,6 +45,7 @@ class Plan:
         finished: cases that both stores hold already.
         problems: cases that fail without computing.
         strays: cases that the label store holds and the data folder does not.
+        part: of the data set that this run does; None is all of it.
     """
 
     dataset: Dataset
@@ -52,6 +56,12 @@ class Plan:
     finished: tuple[str, ...]
     problems: tuple[Problem, ...]
     strays: tuple[str, ...] = ()
+    part: Part | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What the names of this run's logs end with."""
+        return self.part.suffix if self.part else ""
 
     @property
     def labels(self) -> Path:
@@ -61,10 +71,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended; there is no digest before all parts are done."""
 
     labels: Path
-    digest: str
+    digest: str | None
     computed: int
     reused: int
     finished: int
@@ -79,7 +89,9 @@ class Executor(Protocol):
         """Yield one outcome per task, in any order."""
 
 
-def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str, reuse: Reuse | None = None) -> Plan:
+def make_plan(
+    dataset: Dataset, recipe: Recipe, out: Path, name: str, reuse: Reuse | None = None, part: Part | None = None
+) -> Plan:
     """Return the plan of a run; nothing is written.
 
     A case is finished if both stores hold it, made from the same sources, and those files have not changed since.
@@ -87,26 +99,30 @@ def make_plan(dataset: Dataset, recipe: Recipe, out: Path, name: str, reuse: Reu
     volumes, labels = out / VOLUMES, out / f"{name}.zarr"
     sources = runlog.known_sources(out)
     # a case that was edited since its manifest was written is computed again
-    prepared, mapped = (committed_cases(root, manifest_digests(root)) for root in (volumes, labels))
-    tasks, finished, problems = [], [], list(dataset.problems)
+    prepared, mapped = (
+        {case: geols["source"] for case, geols in whole_cases(root, manifest_digests(root))}
+        for root in (volumes, labels)
+    )
+    ids = sorted([*(case.id for case in dataset.cases), *(problem.case_id for problem in dataset.problems)])
+    chosen = set(part.of(ids) if part else ids)
+    tasks, finished = [], []
+    problems = [problem for problem in dataset.problems if problem.case_id in chosen]
     for case in dataset.cases:
+        if case.id not in chosen:
+            continue
         try:
             stamps = runlog.source_stamps(case.files)
         except OSError as error:
             problems.append(Problem(case_id=case.id, reason=f"{error.filename}: cannot be read: {error.strerror}"))
             continue
         in_both = case.id in prepared and case.id in mapped
-        if (
-            in_both
-            and sources.get(case.id) == stamps
-            and compare_source(prepared[case.id]["source"], mapped[case.id]["source"]) == "same"
-        ):
+        if in_both and sources.get(case.id) == stamps and compare_source(prepared[case.id], mapped[case.id]) == "same":
             finished.append(case.id)
         else:
             tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels, reuse=reuse))
     return Plan(
         dataset=dataset, recipe=recipe, out=out, name=name, tasks=tuple(tasks), finished=tuple(finished),
-        problems=tuple(problems), strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})),
+        problems=tuple(problems), strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})), part=part,
     )  # fmt: skip
 
 
@@ -122,7 +138,7 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
     with writing_to(plan.out):
         for outcome in executor.run(run_case, plan.tasks):
             on_outcome(outcome)
-            _log(plan.out, outcome)
+            _log(plan, outcome)
             counts[outcome.status] += 1
             notes += [Problem(case_id=outcome.case, reason=note) for note in outcome.notes]
             if outcome.status == "unwritable":
@@ -130,12 +146,15 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
             if outcome.status == "failed":
                 failures.append(Problem(case_id=outcome.case, reason=outcome.error))
         failures.sort(key=lambda failure: failure.case_id)
-        (plan.out / runlog.FAILURES).unlink(missing_ok=True)
-        runlog.append(plan.out / runlog.FAILURES, *({"case": f.case_id, "reason": f.reason} for f in failures))
-        # what an earlier run made of a case that fails now may not fit its files any more
-        failed = {failure.case_id for failure in failures}
-        write_manifest(plan.out / VOLUMES, leave_out=failed)
-        digest = write_manifest(plan.labels, leave_out=failed)
+        runlog.forget_failures(plan.out, plan.suffix)
+        path = runlog.log_path(plan.out, runlog.FAILURES, plan.suffix)
+        runlog.append(path, *({"case": f.case_id, "reason": f.reason} for f in failures))
+        digest = None
+        if plan.part is None:
+            # what an earlier run made of a case that fails now may not fit its files any more
+            failed = {failure.case_id for failure in failures}
+            write_manifest(plan.out / VOLUMES, leave_out=failed)
+            digest = write_manifest(plan.labels, leave_out=failed)
     return Summary(
         labels=plan.labels,
         digest=digest,
@@ -165,7 +184,8 @@ def create_stores(plan: Plan) -> None:
             ),
         )
         create_store(plan.labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms))
-        runlog.append(plan.out / runlog.STATE, {"planned": [*(task.case.id for task in plan.tasks), *plan.finished]})
+        planned = canonical_json({"planned": [case.id for case in dataset.cases]})
+        replace_file(plan.out / runlog.PLAN, planned)
 
 
 def _training_hints(plan: Plan) -> dict[str, Any]:
@@ -177,10 +197,14 @@ def _training_hints(plan: Plan) -> dict[str, Any]:
     return plan.recipe.hints.as_json()
 
 
-def _log(out: Path, outcome: Outcome) -> None:
+def _log(plan: Plan, outcome: Outcome) -> None:
     """Book an outcome in the run log, and the sources of a case that is committed now in the state."""
     seconds = {step: round(value, 4) for step, value in outcome.seconds.items()}
-    record = {"case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds}
-    runlog.append(out / runlog.RUN, record)
+    record = {
+        "case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds,
+        "peak_memory": outcome.peak_memory, "worker": outcome.worker,
+    }  # fmt: skip
+    runlog.append(runlog.log_path(plan.out, runlog.RUN, plan.suffix), record)
     if outcome.status in ("computed", "reused", "unchanged"):
-        runlog.append(out / runlog.STATE, {"case": outcome.case, "sources": outcome.sources})
+        state = {"case": outcome.case, "sources": outcome.sources, "at": time.time()}
+        runlog.append(runlog.log_path(plan.out, runlog.STATE, plan.suffix), state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,28 +78,21 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
 
 
 @store.command()
-@_STORE
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--partial", is_flag=True, help="Leave out planned cases that are missing.")
 @reports_errors(extra="precompute")
-def finalize(store: Path, partial: bool, debug: bool) -> int:
-    """Write the manifest over the committed cases of a store whose run was cut short."""
-    from geols_precompute import runlog
-    from geols_precompute.store.atomic import remove_abandoned, writing_to
-    from geols_precompute.store.writer import committed_cases, write_manifest
+def finalize(stores: Sequence[Path], partial: bool, debug: bool) -> int:
+    """Write the manifests of stores whose run was cut short, or was done in parts.
 
-    if not (store / "zarr.json").exists():
-        raise StoreError(f"{store}: no such store; name the folder that geols-precompute wrote, such as labels.zarr")
-    committed = committed_cases(store)
-    missing = sorted(set(runlog.planned_cases(store.parent)) - set(committed))
-    if missing and not partial:
-        raise StoreError(
-            f"{store}: {len(missing)} planned cases are missing, the first is {missing[0]}; run geols-precompute "
-            "again to compute them, or give --partial to leave them out"
-        )
-    with writing_to(store, "STORE"):
-        remove_abandoned(store)
-        digest = write_manifest(store)
-    click.echo(f"{len(committed)} cases\ndigest  {digest}")
+    A STORE may also be the output folder of geols-precompute, which stands for all stores in it.
+    """
+    from geols_precompute import finalize as finalizing
+    from geols_precompute.store.atomic import writing_to
+
+    for root in (root for path in stores for root in finalizing.stores_in(path)):
+        with writing_to(root, "STORE"):
+            count, digest = finalizing.finalize(root, partial=partial)
+        click.echo(f"store   {root}, {count} cases\ndigest  {digest}")
     return EXIT_DONE
 
 

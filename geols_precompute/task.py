@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from geols_precompute import runlog
+from geols_precompute import memory, runlog
 from geols_precompute.cases import Case
 from geols_precompute.compute import CaseMaps, compute_maps
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
@@ -55,6 +57,8 @@ class Outcome:
         sources: the files as they were read.
         notes: what a person should know about the case.
         seconds: per step.
+        peak_memory: of the process meanwhile, in bytes.
+        worker: host and process.
     """
 
     case: str
@@ -64,10 +68,19 @@ class Outcome:
     sources: tuple[SourceStamp, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    worker: str = ""
 
 
 def run_case(task: Task) -> Outcome:
     """Compute and commit one case; whatever goes wrong becomes an outcome, so that no other case suffers."""
+    memory.forget_peak()
+    outcome = _outcome_of(task)
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    return replace(outcome, peak_memory=memory.peak_bytes(), worker=worker)
+
+
+def _outcome_of(task: Task) -> Outcome:
     status: Literal["failed", "unwritable"] = "failed"
     try:
         return _run_case(task)

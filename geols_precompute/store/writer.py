@@ -45,7 +45,7 @@ def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
     if (root / METADATA).exists():
-        if committed_cases(root):
+        if any(whole_cases(root)):
             _require_same_recipe(root, metadata["attributes"]["geols"])
         if (root / METADATA).read_bytes() == content:
             return

@@ -1,0 +1,98 @@
+"""Dry run: what a run will take, from the headers of all cases and from one that is computed and thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from pathlib import Path
+from typing import TypeVar
+
+from geols_precompute.cases import Problem
+from geols_precompute.errors import InputError
+from geols_precompute.headers import prepared_voxels, read_case_header
+from geols_precompute.pipeline import VOLUMES, Plan, create_stores
+from geols_precompute.resources import case_bytes
+from geols_precompute.store.atomic import writing_to
+from geols_precompute.task import Outcome, Task, run_case
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        cases: to compute.
+        problems: of those and others, as far as headers tell.
+        sample: the case that was computed; None if there was none to compute.
+        voxels: of the sample, prepared.
+        seconds: of one worker, for all cases.
+        volume_bytes, label_bytes: that the stores grow by.
+        memory: that a worker needs for the largest case, in bytes.
+    """
+
+    cases: int
+    problems: tuple[Problem, ...]
+    sample: Outcome | None = None
+    voxels: int = 0
+    seconds: float = 0.0
+    volume_bytes: int = 0
+    label_bytes: int = 0
+    memory: int = 0
+
+
+def estimate(plan: Plan, on_header: Callable[[], None] = lambda: None) -> Estimate:
+    """Read the headers of all cases of a plan and compute the one of median size.
+
+    Nothing stays: the sample is computed in a temporary folder beside the output, on the same file system.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    problems = list(plan.problems)
+    sized: list[tuple[int, Task]] = []
+    needs = [0]
+    for task in plan.tasks:
+        try:
+            geometry = read_case_header(task.case, modalities=len(plan.recipe.preprocessing.modalities))
+            sized.append((prepared_voxels(geometry, plan.recipe.preprocessing.spacing), task))
+            needs.append(case_bytes(task.case, plan.recipe))
+        except InputError as error:
+            problems.append(Problem(case_id=task.case.id, reason=str(error)))
+        on_header()
+    total = sum(voxels for voxels, _ in sized)
+    for voxels, task in _from_the_middle(sorted(sized, key=itemgetter(0))):
+        outcome, volume_bytes, label_bytes = _computed(plan, task)
+        if outcome.status == "failed":
+            problems.append(Problem(case_id=task.case.id, reason=outcome.error))
+            continue
+        factor = total / voxels
+        return Estimate(
+            cases=len(sized), problems=tuple(problems), sample=outcome, voxels=voxels,
+            seconds=factor * sum(outcome.seconds.values()), volume_bytes=round(factor * volume_bytes),
+            label_bytes=round(factor * label_bytes), memory=max(needs),
+        )  # fmt: skip
+    return Estimate(cases=len(sized), problems=tuple(problems), memory=max(needs))
+
+
+def _from_the_middle(items: Sequence[T]) -> list[T]:
+    """The median first, then its neighbours."""
+    middle = len(items) // 2
+    return [items[i] for i in sorted(range(len(items)), key=lambda i: abs(i - middle))]
+
+
+def _computed(plan: Plan, task: Task) -> tuple[Outcome, int, int]:
+    """Compute a case in a folder of its own; (outcome, bytes in the volume store, bytes in the label store)."""
+    beside = next(folder for folder in (plan.out.absolute(), *plan.out.absolute().parents) if folder.is_dir())
+    with writing_to(plan.out), tempfile.TemporaryDirectory(prefix=".geols-dry-run-", dir=beside) as folder:
+        trial = replace(plan, out=Path(folder))
+        create_stores(trial)
+        outcome = run_case(replace(task, volumes=trial.out / VOLUMES, labels=trial.labels))
+        return outcome, _bytes(trial.out / VOLUMES / task.case.id), _bytes(trial.labels / task.case.id)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,83 @@
+"""Resources: how much memory the largest case needs, and how many workers of this machine that allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from geols_precompute.cases import Case
+from geols_precompute.errors import ClusterError, InputError
+from geols_precompute.headers import prepared_voxels, read_case_header
+from geols_precompute.memory import needed_bytes, readable
+from geols_precompute.recipe import Recipe
+
+#: Headers that are read to find the largest case among those with the largest files.
+CANDIDATES = 16
+#: Room that an estimate leaves, as cases differ in more than their size.
+MARGIN = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Workers of this machine.
+
+    Attributes:
+        count: how many.
+        memory: for each, in bytes.
+        note: why there are fewer than were asked for; empty if there are not.
+    """
+
+    count: int
+    memory: int
+    note: str = ""
+
+
+def case_bytes(case: Case, recipe: Recipe) -> int:
+    """Return about how much memory a worker needs for a case, from the headers of its files.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    modalities = len(recipe.preprocessing.modalities)
+    geometry = read_case_header(case, modalities=modalities)
+    voxels = max(math.prod(geometry.size), prepared_voxels(geometry, recipe.preprocessing.spacing))
+    channels = len(recipe.classes) - (recipe.maps.background != "seeds")
+    return needed_bytes(voxels, modalities=modalities, channels=channels)
+
+
+def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
+    """Return about how much memory the largest case needs; 0 if no header can be read."""
+
+    def file_bytes(case: Case) -> int:
+        with suppress(OSError):
+            return sum(path.stat().st_size for path in case.files)
+        return 0
+
+    needs = [0]
+    for case in sorted(cases, key=file_bytes, reverse=True)[:CANDIDATES]:
+        with suppress(InputError):
+            needs.append(case_bytes(case, recipe))
+    return max(needs)
+
+
+def workers_for(need: int, wanted: int | None) -> Workers:
+    """Return as many workers as are wanted (None: one per core), or as many as memory allows.
+
+    Raises:
+        ClusterError: memory is too small for one.
+    """
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    count = wanted or CPU_COUNT
+    room = max(1, math.floor(MEMORY_LIMIT / (MARGIN * need))) if need else count
+    if need > MEMORY_LIMIT:
+        raise ClusterError(
+            f"the largest case needs about {readable(need)}, and this machine has {readable(MEMORY_LIMIT)}; use a "
+            "larger one, resample with a recipe's spacing, or try --workers 0"
+        )
+    fitting = min(count, room)
+    note = f"memory is enough for {fitting} workers, not {count}" if fitting < count else ""
+    return Workers(count=fitting, memory=math.floor(MEMORY_LIMIT / fitting), note=note)
