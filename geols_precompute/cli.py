@@ -175,9 +175,11 @@ def print_estimate(plan: Plan, workers: int | None) -> int:
     from geols_precompute.cluster import compile_once
     from geols_precompute.dryrun import estimate
     from geols_precompute.memory import readable
+    from geols_precompute.pipeline import check_stores
     from geols_precompute.progress import show_progress
     from geols_precompute.resources import workers_for
 
+    check_stores(plan)
     click.echo(describe(plan))
     compile_once(plan.recipe.maps)
     with show_progress(len(plan.tasks), "headers") as progress:

@@ -78,7 +78,7 @@ class OnDask:
         waiting, suspects = deque(tasks), deque[Task]()
         submitted: dict[str, Task] = {}
         deaths: Counter[str] = Counter()
-        running = as_completed()
+        running = as_completed(loop=self.client.loop)
         threads = _Threads(self.client)
 
         def submit(task: Task) -> None:
@@ -146,7 +146,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
         workers: how many.
         memory: that each may use, in bytes; Dask ends a worker that uses more.
         parameters: of the recipe, whose kernels are compiled before the workers start.
-        dashboard: serve Dask's dashboard on this machine, if bokeh is installed.
+        dashboard: say where Dask's dashboard is, if there is one (bokeh is installed).
 
     Raises:
         ClusterError: the worker processes do not start.
@@ -155,7 +155,6 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
     from distributed import Client, LocalCluster
 
     compile_once(parameters)
-    address = "127.0.0.1:0" if dashboard and find_spec("bokeh") else None
     # a worker's death is counted here, and no task waits in a worker for its turn
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
     with ExitStack() as closing:
@@ -167,7 +166,8 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
                     n_workers=workers,
                     threads_per_worker=1,
                     memory_limit=memory,
-                    dashboard_address=address,
+                    # a port that is free: Dask serves something there in any case
+                    dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                     env=WORKER_ENVIRONMENT,
                 )
@@ -177,7 +177,9 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
                 raise ClusterError(text) from error
         closing.callback(_close, client, cluster)
         said = f"{workers} workers of {readable(memory)} each"
-        yield OnDask(client=client, description=f"{said}, dashboard {client.dashboard_link}" if address else said)
+        if dashboard and find_spec("bokeh"):
+            said += f", dashboard {client.dashboard_link}"
+        yield OnDask(client=client, description=said)
 
 
 @contextmanager

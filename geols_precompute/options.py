@@ -95,7 +95,8 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
 
 def printable(text: str) -> str:
     """Return a text in one line that does nothing to a terminal, wherever it came from."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    one_line = " ".join(text.splitlines()).replace("\t", " ")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in one_line)
 
 
 def _one_line(error: Exception, extra: str) -> str:

@@ -24,6 +24,7 @@ from geols_precompute.store.writer import (
     manifest_digests,
     read_attributes,
     refuse_store,
+    require_same_recipe,
     whole_cases,
     write_manifest,
 )
@@ -173,19 +174,34 @@ def create_stores(plan: Plan) -> None:
         OutputError: they cannot be written.
         StoreError: a store there was made with another recipe.
     """
-    recipe, dataset = plan.recipe, plan.dataset
     refuse_store(plan.out)
-    terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
     with writing_to(plan.out):
-        create_store(
-            plan.out / VOLUMES,
-            root_metadata(
-                "geols-volumes", recipe.preprocessing.as_json(), recipe.classes, {"training": _training_hints(plan)}
-            ),
-        )
-        create_store(plan.labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms))
-        planned = canonical_json({"planned": [case.id for case in dataset.cases]})
+        for root, metadata in _roots(plan).items():
+            create_store(root, metadata)
+        planned = canonical_json({"planned": [case.id for case in plan.dataset.cases]})
         replace_file(plan.out / runlog.PLAN, planned)
+
+
+def check_stores(plan: Plan) -> None:
+    """Refuse what `create_stores` would refuse, and write nothing.
+
+    Raises:
+        OutputError, StoreError: see there.
+    """
+    refuse_store(plan.out)
+    for root, metadata in _roots(plan).items():
+        require_same_recipe(root, metadata)
+
+
+def _roots(plan: Plan) -> dict[Path, dict[str, Any]]:
+    """Return the zarr.json of both stores' roots."""
+    recipe, dataset = plan.recipe, plan.dataset
+    terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
+    hints = {"training": _training_hints(plan)}
+    return {
+        plan.out / VOLUMES: root_metadata("geols-volumes", recipe.preprocessing.as_json(), recipe.classes, hints),
+        plan.labels: root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms),
+    }
 
 
 def _training_hints(plan: Plan) -> dict[str, Any]:

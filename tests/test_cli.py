@@ -191,7 +191,7 @@ def test_info_verify_and_finalize(nnunet):
     (path / "manifest.json").unlink()
     assert "geols-store finalize" in error_line(store("verify", path))
     assert digest(store("finalize", path)) == digest(made)
-    assert "no such store" in error_line(store("finalize", root))
+    assert "no store, and none in it" in error_line(store("finalize", root))
 
 
 def test_finalize_refuses_while_planned_cases_are_missing(nnunet):

@@ -43,10 +43,16 @@ ALLOWED = {
     "store": {"cases", "digests", "errors", "geometry", "recipe", "store"},
     "compute": {"geodesic", "maps", "preparation", "recipe", "seeds"},
     "runlog": {"digests"},
+    "parts": {"errors"},
+    "memory": set(),
+    "headers": {"cases", "errors", "geometry", "volumes"},
+    "resources": {"cases", "errors", "headers", "memory", "recipe"},
+    "finalize": {"errors", "runlog", "store"},
+    "dryrun": {"cases", "errors", "headers", "pipeline", "resources", "store", "task"},
     "export": {"errors", "recipe", "softlabel", "store"},
     "reuse": {"errors", "geometry", "recipe", "store"},
-    "task": {"cases", "compute", "errors", "preparation", "recipe", "reuse", "runlog", "store", "volumes"},
-    "pipeline": {"cases", "errors", "recipe", "reuse", "runlog", "store", "task"},
+    "task": {"cases", "compute", "errors", "memory", "preparation", "recipe", "reuse", "runlog", "store", "volumes"},
+    "pipeline": {"cases", "digests", "errors", "parts", "recipe", "reuse", "runlog", "store", "task"},
 }
 
 

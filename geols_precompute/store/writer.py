@@ -44,18 +44,27 @@ def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     content = canonical_json(metadata)
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
-    if (root / METADATA).exists():
-        if any(whole_cases(root)):
-            _require_same_recipe(root, metadata["attributes"]["geols"])
-        if (root / METADATA).read_bytes() == content:
-            return
+    require_same_recipe(root, metadata)
+    if (root / METADATA).exists() and (root / METADATA).read_bytes() == content:
+        return
     atomic.replace_file(root / METADATA, content)
     if (root / MANIFEST).exists():
         write_manifest(root)
 
 
-def _require_same_recipe(root: Path, wanted: Mapping[str, Any]) -> None:
-    found = read_attributes(root)
+def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
+    """Refuse to fill a store that has cases of another recipe.
+
+    Args:
+        root: of the store, which may not be there yet.
+        metadata: zarr.json of the root as it would be written.
+
+    Raises:
+        StoreError: the store has another format, recipe or class table; the message names what differs.
+    """
+    if not (root / METADATA).exists() or not any(whole_cases(root)):
+        return
+    found, wanted = read_attributes(root), metadata["attributes"]["geols"]
     guards.require_format(found, root / METADATA, wanted["format"])
     compared = ("recipe", "classes")
     differing = recipe_differences({k: wanted[k] for k in compared}, {k: found.get(k) for k in compared})
