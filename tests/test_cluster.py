@@ -312,3 +312,53 @@ def test_the_peak_is_forgotten():
     high = memory.peak_bytes()
     memory.forget_peak()
     assert memory.peak_bytes() < high - 200_000_000
+
+
+def on_a_terminal(command) -> str:
+    """What a command prints where its output is a terminal."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    process = subprocess.Popen(command, stdout=child, stderr=child, close_fds=True)
+    os.close(child)
+    output = b""
+    with suppress(OSError):
+        while piece := os.read(parent, 4096):
+            output += piece
+    os.close(parent)
+    assert process.wait(60) == 0, output
+    return output.decode()
+
+
+def test_a_terminal_shows_a_bar_and_the_dashboard(nnunet, tmp_path):
+    pytest.importorskip("bokeh")
+    command = [sys.executable, "-m", "geols_precompute", "--workers", "2", "--out", str(tmp_path / "o")]
+    output = on_a_terminal([*command, str(nnunet(cases=3))])
+    assert re.search(r"2 workers of [\d.]+ GB each, dashboard http://127\.0\.0\.1:\d+/status", output)
+    assert re.search(r"maps: +100%\|.*\| 3/3 ", output)
+    assert "the largest case needs about 3" in output
+
+
+def test_a_full_disk_ends_a_run_on_workers_and_the_next_goes_on(nnunet, tmp_path):
+    root = nnunet(cases=8, shape=(40, 50, 60))
+    expected = digest(precompute("--out", tmp_path / "o", root))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        arguments = ("--workers", "2", "--out", disk / "o", root)
+        line = error_line(precompute(*arguments))
+        assert "no space left; free some and run the same command again, it goes on where it stopped" in line
+        assert not (disk / "o/labels.zarr/manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        result = precompute(*arguments)
+        assert result.exit_code == 0
+        assert " 8 cases computed" not in result.output
+        assert digest(result) == expected
+    finally:
+        subprocess.run(["umount", disk], check=True)
