@@ -195,12 +195,17 @@ def print_estimate(plan: Plan, workers: int | None) -> int:
             f"{sample.case}, of {found.voxels / 1e6:.3g} million voxels, took {seconds:.2f} s and "
             f"{readable(sample.peak_memory)}\n"
             f"time    {found.seconds / 3600:.3g} CPU-hours; {duration(found.seconds / fitting.count)} with "
-            f"{fitting.count} workers\n"
+            f"{plural(fitting.count, 'worker')}\n"
             f"disk    {readable(found.volume_bytes + found.label_bytes)} ({stores})\n"
             f"memory  {readable(found.memory)} per worker for the largest case"
             + (f"; {fitting.note}" if fitting.note else "")
         )
     return EXIT_SOME_FAILED if found.problems else EXIT_DONE
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -176,7 +176,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
                 text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
                 raise ClusterError(text) from error
         closing.callback(_close, client, cluster)
-        said = f"{workers} workers of {readable(memory)} each"
+        said = f"{workers} worker{'s' if workers > 1 else ''} of {readable(memory)}"
         if dashboard and find_spec("bokeh"):
             said += f", dashboard {client.dashboard_link}"
         yield OnDask(client=client, description=said)

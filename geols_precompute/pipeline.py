@@ -218,7 +218,7 @@ def _log(plan: Plan, outcome: Outcome) -> None:
     seconds = {step: round(value, 4) for step, value in outcome.seconds.items()}
     record = {
         "case": outcome.case, "status": outcome.status, "error": outcome.error, "seconds": seconds,
-        "peak_memory": outcome.peak_memory, "worker": outcome.worker,
+        "peak_memory": outcome.peak_memory, "worker": outcome.worker, "at": round(time.time(), 3),
     }  # fmt: skip
     runlog.append(runlog.log_path(plan.out, runlog.RUN, plan.suffix), record)
     if outcome.status in ("computed", "reused", "unchanged"):

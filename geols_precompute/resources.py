@@ -79,5 +79,5 @@ def workers_for(need: int, wanted: int | None) -> Workers:
             "larger one, resample with a recipe's spacing, or try --workers 0"
         )
     fitting = min(count, room)
-    note = f"memory is enough for {fitting} workers, not {count}" if fitting < count else ""
+    note = f"there is memory for {fitting} of {count} workers" if fitting < count else ""
     return Workers(count=fitting, memory=math.floor(MEMORY_LIMIT / fitting), note=note)

@@ -263,8 +263,8 @@ def machine(monkeypatch):
     [
         (10**8, None, 8, ""),
         (10**8, 3, 3, ""),
-        (2 * 10**9, None, 4, "memory is enough for 4 workers, not 8"),
-        (9 * 10**9, 2, 1, "memory is enough for 1 workers, not 2"),
+        (2 * 10**9, None, 4, "there is memory for 4 of 8 workers"),
+        (9 * 10**9, 2, 1, "there is memory for 1 of 2 workers"),
         (0, None, 8, ""),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_terminal_shows_a_bar_and_the_dashboard(nnunet, tmp_path):
     pytest.importorskip("bokeh")
     command = [sys.executable, "-m", "geols_precompute", "--workers", "2", "--out", str(tmp_path / "o")]
     output = on_a_terminal([*command, str(nnunet(cases=3))])
-    assert re.search(r"2 workers of [\d.]+ GB each, dashboard http://127\.0\.0\.1:\d+/status", output)
+    assert re.search(r"2 workers of [\d.]+ GB, dashboard http://127\.0\.0\.1:\d+/status", output)
     assert re.search(r"maps: +100%\|.*\| 3/3 ", output)
     assert "the largest case needs about 3" in output
 
