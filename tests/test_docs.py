@@ -70,7 +70,7 @@ def test_python_in_the_sharing_document_runs(nnunet, tmp_path, monkeypatch):
     np.testing.assert_allclose(names["soft"][0].numpy(), wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/sharing.md", "docs/training.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/sharing.md", "docs/training.md", "docs/clusters.md"])
 def test_every_flag_in_a_document_exists(document):
     commands: dict[str, click.Command] = {"geols-precompute": cli.precompute}
     commands |= {f"geols-store {name}": command for name, command in store_cli.store.commands.items()}
