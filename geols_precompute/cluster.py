@@ -166,8 +166,9 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
                     n_workers=workers,
                     threads_per_worker=1,
                     memory_limit=memory,
-                    # a port that is free: Dask serves something there in any case
+                    # a port that is free: Dask serves something there in any case, but the dashboard takes a second
                     dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": dashboard},
                     silence_logs=logging.CRITICAL,
                     env=WORKER_ENVIRONMENT,
                 )

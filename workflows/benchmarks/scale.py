@@ -62,7 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = write_cts(Path(folder), arguments.cts)
         two_against_one(data, Path(folder), arguments.repeats)
-        times = parts_against_one(data, Path(folder), arguments.repeats)
+        parts_against_one(data, Path(folder), arguments.repeats, "0")
+        times = parts_against_one(data, Path(folder), arguments.repeats, "1")
         dry_run(data, times)
     simulate(times, per_second, plot=arguments.plot)
 
@@ -189,40 +190,49 @@ class Times:
     peak: int
 
 
-def parts_against_one(data: Path, folder: Path, repeats: int) -> Times:
-    """Time whole commands in turn: one job with one worker, and two jobs with a part and a worker each."""
+def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> Times:
+    """Time whole commands in turn: one job with one worker, and two jobs with a part and a worker each.
+
+    `workers` is 0, a job that is its own worker, as in workflows/slurm/array.sh, or 1, a Dask worker of its own.
+    """
     one: list[float] = []
     parts: list[float] = []
     digests = set()
     for number in range(repeats):
-        out = folder / f"one-{number}"
+        out = folder / f"one-{workers}-{number}"
         with timed(one):
-            subprocess.run([*COMMAND, "--workers", "1", "--out", out, data], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(job(data, out, workers), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         digests.add(digest_of(out))
-        out = folder / f"parts-{number}"
+        out = folder / f"parts-{workers}-{number}"
         with timed(parts):
             jobs = [
                 subprocess.Popen(
-                    [*COMMAND, "--workers", "1", "--part", f"{i}/2", "--out", out, data], stdout=subprocess.DEVNULL
+                    job(data, out, workers, "--part", f"{i}/2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
                 for i in (1, 2)
             ]
-            assert [job.wait() for job in jobs] == [0, 0]
+            assert [process.wait() for process in jobs] == [0, 0]
         finalize = "from geols_precompute.store_cli import store; store()"
         subprocess.run([sys.executable, "-c", finalize, "finalize", out], check=True, stdout=subprocess.DEVNULL)
         digests.add(digest_of(out))
     ratio = statistics.median(np.divide(one, parts))
-    print(f"\n## Whole commands over CTs, medians of {repeats} in turn\n")
+    print(f"\n## Whole commands over CTs, --workers {workers}, medians of {repeats} in turn\n")
     print(f"one job {statistics.median(one):.1f} s, two parts {statistics.median(parts):.1f} s: {ratio:.2f}×")
-    print(f"different digests: {len(digests)}")
-    records = list(runlog.read(folder / "one-0/run.jsonl"))
+    print(f"different digests: {len(digests)}", flush=True)
+    out = folder / f"one-{workers}-0"
+    records = list(runlog.read(out / "run.jsonl"))
     return Times(
         steps=[record["seconds"] for record in records],
         wall=statistics.median(one),
-        stored=sum(p.stat().st_size for p in (folder / "one-0").glob("*.zarr/ct_*/**/*") if p.is_file()),
+        stored=sum(p.stat().st_size for p in out.glob("*.zarr/ct_*/**/*") if p.is_file()),
         source=sum(p.stat().st_size for p in data.glob("*.nii.gz")) * len(records),
         peak=max(record["peak_memory"] for record in records),
     )
+
+
+def job(data: Path, out: Path, *more: str) -> list[str]:
+    workers, *flags = more
+    return [*COMMAND, "--workers", workers, *flags, "--out", str(out), str(data)]
 
 
 @contextmanager
