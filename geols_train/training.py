@@ -24,6 +24,7 @@ from geols_train.augment import augment
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
 from geols_train.data import Batch, CaseReader, EpochBatches, WindowDataset, make_loader
+from geols_train.fused import Mix, mixed_cross_entropy
 from geols_train.hardware import autocast, choose_device, explain_out_of_memory, uses_bf16
 from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
 from geols_train.losses import dice_semimetric_loss, focal_loss, soft_cross_entropy
@@ -159,6 +160,8 @@ class Trainer:
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of a batch by the configured method."""
         config, labels = self.config, self.reader.stores.labels
+        if config.method in ("ce", "ls", "geols") and not config.dice_weight:
+            return mixed_cross_entropy(logits, batch.label, batch.counted, self.mix(batch))
         # the padding is no class: SVLS would smooth it into the voxels beside it
         label_BZYX = torch.where(batch.counted, batch.label, IGNORE_INDEX)
         target = soft_label(
@@ -173,6 +176,17 @@ class Trainer:
         if config.dice_weight:
             loss = loss + config.dice_weight * dice_semimetric_loss(logits, target, batch.counted)
         return loss
+
+    def mix(self, batch: Batch) -> Mix:
+        """Return how the labels of a batch are softened."""
+        config, labels = self.config, self.reader.stores.labels
+        if config.method != "geols":
+            return Mix(alpha=config.alpha if config.method == "ls" else 0.0)
+        assert labels is not None
+        return Mix(
+            alpha=config.alpha, stored=batch.maps, channels=labels.channels, present=batch.present,
+            normalize=config.normalize,
+        )  # fmt: skip
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""

@@ -34,7 +34,10 @@ def test_a_dask_cluster_of_jobs(nnunet, tmp_path):
     root = nnunet(cases=3)
     expected = digest(precompute("--out", tmp_path / "one", root))
     done = subprocess.run(
-        [sys.executable, SLURM / "dask_jobs.py", "--system", "local", "--jobs", "2", "--", root, "--out", tmp_path / "o"],
+        [
+            sys.executable, SLURM / "dask_jobs.py", "--system", "local", "--jobs", "2", "--",
+            root, "--out", tmp_path / "o",
+        ],
         env=environment(), check=False, capture_output=True, text=True, timeout=200, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,9 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compute on jobs of a queue; see the top of this file.")
     parser.add_argument("--system", choices=["slurm", "pbs", "sge", "lsf", "local"], default="slurm")
     parser.add_argument("--jobs", type=int, default=16, help="at most (default 16)")
-    parser.add_argument(
-        "--memory", default="2GB", help="of a job; geols-precompute --dry-run says how much (default 2GB)"
-    )
+    parser.add_argument("--memory", default="2GB", help="of a job; --dry-run says how much (default 2GB)")
     parser.add_argument("--walltime", default="04:00:00", help="of a job (default 04:00:00)")
     parser.add_argument("--queue", help="or partition")
     parser.add_argument("precompute", nargs="+", help="arguments of geols-precompute")
