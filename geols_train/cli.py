@@ -50,7 +50,9 @@ class Features(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option("--random-seed", type=int, help="[default: 0]")
 @click.option("--eval", type=click.Choice(["whole", "crop"]), help="What is evaluated of a volume.  [default: whole]")
 @click.option("--overlap", type=float, help="Of neighbouring windows, 0 to below 1.  [default: 0.5]")
-@click.option("--cache", type=click.Choice(["none", "ram"]), help="Keep training cases in memory.  [default: none]")
+@click.option(
+    "--cache", type=click.Choice(["none", "ram", "device"]), help="Where to keep training cases.  [default: none]"
+)
 @click.option("--workers", type=int, help="Processes that load batches.  [default: 4, or 0 on a CPU]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "float32"]), help="[default: auto]")

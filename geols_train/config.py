@@ -19,7 +19,7 @@ from geols_train.windows import Size
 
 Schedule = Literal["constant", "poly"]
 Extent = Literal["whole", "crop"]
-Cache = Literal["none", "ram"]
+Cache = Literal["none", "ram", "device"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class TrainConfig:
         random_seed: of the weights, the order, the windows and the augmentation.
         eval: whole (overlapping windows over whole volumes) or crop (the centre crop only, the paper's way).
         overlap: share of a window that its neighbour covers too, from 0 to below 1.
-        cache: ram keeps the training cases decoded in memory; none reads them every time.
+        cache: where training cases are kept decoded: in ram, on the device, or (none) read every time.
         workers: processes that load batches; None is 4 for an accelerator and 0 (this process) for a CPU.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 autocast where the hardware has it), bf16 or float32.

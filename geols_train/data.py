@@ -1,11 +1,11 @@
-"""Data: windows of cases from the two stores, in batches that are the same whatever loads them."""
+"""Data: windows of cases from the two stores, in an order that is the same whatever loads them."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geols_precompute.preparation import IGNORE_INDEX
 from geols_precompute.store.shard import Window
+from geols_train.batches import StoredWindow, collate
 from geols_train.intensity import ZScore, zscore
 from geols_train.stores import Stores
 from geols_train.windows import Box, Size, centre_box, random_box
@@ -26,79 +27,43 @@ _ORDER, _PLACE = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One window of one case.
+    """One window of one case, ready to be evaluated.
 
     Attributes:
         case: id.
         image: z-scores [modality,z,y,x] float32, 0 in the padding.
         label: class indices [z,y,x] uint8, 255 where ignored, 0 in the padding.
-        counted: [z,y,x] bool, false in the padding and where ignored: no loss and no metrics there.
-        maps: as stored [channel,z,y,x] uint8, 0 in the padding; None if the method needs none.
-        present: [class] bool, whether the whole volume has the class.
+        counted: [z,y,x] bool, false in the padding and where ignored: no metrics there.
     """
 
     case: str
     image: npt.NDArray[np.float32]
     label: npt.NDArray[np.uint8]
     counted: npt.NDArray[np.bool_]
-    maps: npt.NDArray[np.uint8] | None
-    present: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Samples as tensors [batch,...], of the types that `Sample` gives; maps travel to the device as uint8."""
-
-    cases: tuple[str, ...]
-    image: torch.Tensor
-    label: torch.Tensor
-    counted: torch.Tensor
-    maps: torch.Tensor | None
-    present: torch.Tensor
-
-    def spatial(self) -> list[torch.Tensor]:
-        """Return the tensors with the axes z,y,x: image, label, counted and, if there are any, maps."""
-        return [t for t in (self.image, self.label, self.counted, self.maps) if t is not None]
-
-    def with_spatial(self, tensors: Sequence[torch.Tensor]) -> Self:
-        """Return the batch with these tensors, in the order of `spatial`."""
-        maps = tensors[3] if self.maps is not None else None
-        return replace(self, image=tensors[0], label=tensors[1], counted=tensors[2], maps=maps)
-
-    def to(self, device: torch.device) -> Self:
-        """Return the batch on a device; a copy from pinned memory goes on while the device works."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Self:
-        """Return the batch in pinned memory; the DataLoader calls this."""
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Self:
-        return replace(self.with_spatial([function(t) for t in self.spatial()]), present=function(self.present))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReader:
-    """Reads boxes of cases from the stores: padded, normalised, the same in every process.
+    """Reads boxes of cases from the stores, the same in every process.
 
     Attributes:
         stores: the two stores.
         maps_needed: also read the maps.
-        zscores: of every case that `read` is asked for.
-        cache: whole arrays of the cases that are kept in memory.
+        zscores: of every case that is asked for.
+        cache: whole arrays of the cases that are kept in memory, or whole tensors of those kept on a device.
     """
 
     stores: Stores
     maps_needed: bool
     zscores: Mapping[str, ZScore] = field(default_factory=dict, repr=False)
-    cache: Mapping[str, tuple[npt.NDArray[Any] | None, ...]] = field(default_factory=dict, repr=False)
+    cache: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def shape(self, case: str) -> Size:
         """Return a case's shape (z,y,x)."""
         return self.stores.volumes.metadata(case).geometry.shape_zyx
 
-    def read(self, case: str, box: Box) -> Sample:
-        """Return the voxels of a box, padded where it reaches beyond the volume.
+    def window(self, case: str, box: Box) -> StoredWindow:
+        """Return the voxels of a box as they are stored, padded where it reaches beyond the volume.
 
         Raises:
             StoreError: the case is missing or damaged.
@@ -106,21 +71,35 @@ class CaseReader:
         shape_ZYX = self.shape(case)
         inside, placed = box.inside(shape_ZYX), box.placed(shape_ZYX)
         if case in self.cache:
-            stored, label, maps = (a if a is None else a[(..., *inside)] for a in self.cache[case])
+            image, label, maps = (a if a is None else a[(..., *inside)] for a in self.cache[case])
         else:
-            stored, label, maps = self._arrays(case, inside)
-        assert stored is not None
-        assert label is not None
-        image = _padded(self.zscores[case].apply(stored), placed, box.size)
-        counted = _padded(label != IGNORE_INDEX, placed, box.size)
-        return Sample(
-            case=case, image=image, label=_padded(label, placed, box.size), counted=counted,
-            maps=None if maps is None else _padded(maps, placed, box.size), present=self._present(case),
+            image, label, maps = self._arrays(case, inside)
+        return StoredWindow(
+            case=case, image=_padded(image, placed, box.size, 0), label=_padded(label, placed, box.size, IGNORE_INDEX),
+            maps=None if maps is None else _padded(maps, placed, box.size, 0), present=self._present(case),
+            inside=np.array([(s.start, s.stop) for s in placed]), zscore=self.zscores[case],
         )  # fmt: skip
 
-    def cached(self, cases: Sequence[str]) -> CaseReader:
-        """Return a reader that holds the whole arrays of `cases` in memory; forked workers share them."""
-        return replace(self, cache={case: self._arrays(case, None) for case in cases})
+    def read(self, case: str, box: Box) -> Sample:
+        """Return the voxels of a box, padded and normalised.
+
+        Raises:
+            StoreError: the case is missing or damaged.
+        """
+        stored = collate([replace(self, maps_needed=False, cache={}).window(case, box)])
+        batch = stored.normalised()
+        label = batch.label[0].masked_fill(~stored.inside_BZYX()[0], 0)
+        return Sample(case=case, image=batch.image[0].numpy(), label=label.numpy(), counted=batch.counted[0].numpy())
+
+    def cached(self, cases: Sequence[str], device: torch.device | None = None) -> CaseReader:
+        """Return a reader that holds `cases` whole: in memory, which forked workers share, or on a device."""
+        cache: dict[str, tuple[Any, ...]] = {case: self._arrays(case, None) for case in cases}
+        if device is not None:
+            cache = {
+                case: tuple(a if a is None else torch.from_numpy(a).to(device) for a in arrays)
+                for case, arrays in cache.items()
+            }
+        return replace(self, cache=cache)
 
     def examined(self, case: str) -> ZScore:
         """Read everything of a case once, so that damage shows before training, and measure its intensities.
@@ -151,19 +130,19 @@ class CaseReader:
         return present
 
 
-class WindowDataset(Dataset[Sample]):
+class WindowDataset(Dataset[StoredWindow]):
     """Windows of training cases. An index is (case id, key): the key alone decides where a random window lies."""
 
     def __init__(self, reader: CaseReader, size: Size, *, place: Literal["centre", "random"]) -> None:
         self.reader, self.size, self.place = reader, size, place
 
-    def __getitem__(self, index: Index) -> Sample:
+    def __getitem__(self, index: Index) -> StoredWindow:
         """Return the window of a case."""
         case, key = index
         shape_ZYX = self.reader.shape(case)
         if self.place == "centre":
-            return self.reader.read(case, centre_box(shape_ZYX, self.size))
-        return self.reader.read(case, random_box(shape_ZYX, self.size, np.random.default_rng(key)))
+            return self.reader.window(case, centre_box(shape_ZYX, self.size))
+        return self.reader.window(case, random_box(shape_ZYX, self.size, np.random.default_rng(key)))
 
 
 class EpochBatches:
@@ -189,24 +168,12 @@ class EpochBatches:
 
 def make_loader(
     dataset: WindowDataset, batches: EpochBatches, *, workers: int, pin: bool = False, start_method: str | None = None
-) -> DataLoader[Sample]:
+) -> DataLoader[StoredWindow]:
     """Return a DataLoader whose batches are the same for every number of workers and every start method."""
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
         persistent_workers=workers > 0, multiprocessing_context=start_method if workers else None,
         worker_init_fn=_start_worker,
-    )  # fmt: skip
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size to a batch."""
-
-    def stack(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
-
-    return Batch(
-        cases=tuple(sample.case for sample in samples), image=stack("image"), label=stack("label"),
-        counted=stack("counted"), maps=stack("maps") if samples[0].maps is not None else None, present=stack("present"),
     )  # fmt: skip
 
 
@@ -216,11 +183,12 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _padded(array: npt.NDArray[Any], placed: Window, size: Size) -> npt.NDArray[Any]:
-    """Return an array of `size` (z,y,x) that holds `array` at `placed` and 0 elsewhere."""
-    if array.shape[-3:] == size:
+def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:
+    """Return an array or tensor of `size` (z,y,x) that holds `array` at `placed` and `value` elsewhere."""
+    if tuple(array.shape[-3:]) == size:
         return array
-    result = np.zeros((*array.shape[:-3], *size), array.dtype)
+    shape = (*array.shape[:-3], *size)
+    result = array.new_full(shape, value) if isinstance(array, torch.Tensor) else np.full(shape, value, array.dtype)
     z, y, x = placed
     result[..., z, y, x] = array
     return result

@@ -19,7 +19,7 @@ from geols_precompute.softlabel import Normalize
 from geols_train.targets import class_maps
 
 #: Voxels per slab and device type: what fits a CPU's cache, and what keeps a GPU busy.
-SLAB = {"cpu": 2**15}
+SLAB = {"cpu": 2**16}
 LARGE_SLAB = 2**21
 
 

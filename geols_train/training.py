@@ -21,9 +21,10 @@ from tqdm import tqdm
 from geols_precompute.errors import GeolsError, StoreError
 from geols_precompute.preparation import IGNORE_INDEX
 from geols_train.augment import augment
+from geols_train.batches import Batch, StoredBatch
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
-from geols_train.data import Batch, CaseReader, EpochBatches, WindowDataset, make_loader
+from geols_train.data import CaseReader, EpochBatches, WindowDataset, make_loader
 from geols_train.fused import Mix, mixed_cross_entropy
 from geols_train.hardware import autocast, choose_device, explain_out_of_memory, uses_bf16
 from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
@@ -73,12 +74,18 @@ class Trainer:
         self.network = spec.network().to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         place: Literal["centre", "random"] = "random" if config.window else "centre"
-        training_reader = reader.cached(split.train) if config.cache == "ram" else reader
+        on_device = config.cache == "device"
+        if config.cache != "none":
+            with explain_out_of_memory("--cache to ram or none"):
+                training_reader = reader.cached(split.train, self.device if on_device else None)
+        else:
+            training_reader = reader
+        workers = default_workers(self.device) if config.workers is None else config.workers
         self.batches = EpochBatches(split.train, config.batch_size, random_seed)
         self.loader = make_loader(
             WindowDataset(training_reader, spec.window, place=place), self.batches,
-            workers=default_workers(self.device) if config.workers is None else config.workers,
-            pin=self.device.type == "cuda",
+            # what lies on the device is cut there, by this process
+            workers=0 if on_device else workers, pin=self.device.type == "cuda" and not on_device,
         )  # fmt: skip
         self.evaluator = Evaluator(
             reader=replace(reader, maps_needed=False), spec=spec, extent=config.eval, precision=config.precision
@@ -134,9 +141,9 @@ class Trainer:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             stop.check()
 
-    def train_step(self, batch: Batch) -> tuple[float, float]:
+    def train_step(self, stored: StoredBatch) -> tuple[float, float]:
         """Take one step; return its loss and learning rate."""
-        batch = batch.to(self.device)
+        batch = stored.to(self.device).normalised()
         rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
         moved = augment(batch.spatial(), self.config.augment, rng, flip_axes=self.config.flip_axes)
         batch = batch.with_spatial(moved)

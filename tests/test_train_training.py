@@ -177,7 +177,7 @@ def test_the_schedule(trainer):
 
 def test_padded_and_ignored_voxels_teach_nothing(trainer):
     run = trainer(method="ce")
-    batch = next(iter(run.loader))
+    batch = next(iter(run.loader)).normalised()
     logits = torch.randn(2, 3, *batch.image.shape[2:])
     expected = run.loss(logits, batch)
     counted = batch.counted.clone()
