@@ -57,6 +57,7 @@ class Features(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "float32"]), help="[default: auto]")
 @click.option("--tensorboard/--no-tensorboard", default=None, help="Also write TensorBoard files.")
+@click.option("--profile/--no-profile", default=None, help="Print where the time of the steps went.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings as TOML; flags override them.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
 @reports_errors(extra="train")

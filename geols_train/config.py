@@ -55,6 +55,7 @@ class TrainConfig:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 autocast where the hardware has it), bf16 or float32.
         tensorboard: also write TensorBoard files.
+        profile: print where the time of the steps went; measuring makes an accelerator wait.
     """
 
     data: Path = Path("data")
@@ -85,6 +86,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Precision = "auto"
     tensorboard: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for names, valid, expected in _RULES:
@@ -191,5 +193,5 @@ _RULES: tuple[_Rule, ...] = (
     ("crop window", _size, "three voxel counts (z, y, x) of at least 1"),
     ("flip_axes", lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), "some of z, y and x"),
     ("labels split device", lambda v: isinstance(v, str) and bool(v), "a text"),
-    ("tensorboard", lambda v: isinstance(v, bool), "true or false"),
+    ("tensorboard profile", lambda v: isinstance(v, bool), "true or false"),
 )

@@ -29,7 +29,7 @@ from geols_train.windows import Size
 
 CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
 #: What may change when a run is resumed: where it runs. It may also go on longer, if no schedule depends on that.
-MAY_CHANGE = {"data", "cache", "workers", "device", "tensorboard"}
+MAY_CHANGE = {"data", "cache", "workers", "device", "tensorboard", "profile"}
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
 MOST_VOXELS_PER_AXIS = 128

@@ -29,6 +29,7 @@ from geols_train.fused import Mix, mixed_cross_entropy
 from geols_train.hardware import autocast, choose_device, explain_out_of_memory, uses_bf16
 from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
 from geols_train.losses import dice_semimetric_loss, focal_loss, soft_cross_entropy
+from geols_train.profile import Profile
 from geols_train.splits import Split
 from geols_train.targets import soft_label
 from geols_train.testing import Evaluator
@@ -91,6 +92,7 @@ class Trainer:
             reader=replace(reader, maps_needed=False), spec=spec, extent=config.eval, precision=config.precision
         )
         self.progress = Progress()
+        self.profile = Profile(self.device, enabled=config.profile)
 
     @property
     def step(self) -> int:
@@ -124,6 +126,8 @@ class Trainer:
             except Stopped:
                 self.save(LAST)
                 raise
+        if self.profile.enabled:
+            click.echo(self.profile.table())
         return self.progress
 
     def train_epoch(self, tracker: Tracker, stop: StopRequest) -> None:
@@ -134,12 +138,15 @@ class Trainer:
             self.loader, desc=f"epoch {self.progress.epoch + 1}", total=len(self.batches),
             initial=self.batches.skip, unit="step", leave=False, disable=None, dynamic_ncols=True,
         )  # fmt: skip
+        self.profile.start()
         for batch in bar:
+            self.profile.lap("data")
             loss, lr = self.train_step(batch)
             self.progress.losses.append(loss)
             tracker.log({"loss": loss, "lr": lr}, self.step)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             stop.check()
+            self.profile.start()
 
     def train_step(self, stored: StoredBatch) -> tuple[float, float]:
         """Take one step; return its loss and learning rate."""
@@ -147,9 +154,12 @@ class Trainer:
         rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
         moved = augment(batch.spatial(), self.config.augment, rng, flip_axes=self.config.flip_axes)
         batch = batch.with_spatial(moved)
+        self.profile.lap("prepare")
         with autocast(self.device, self.config.precision):
             logits = self.network(batch.image)
+        self.profile.lap("network")
         loss = self.loss(logits, batch)
+        self.profile.lap("loss")
         self.optimizer.zero_grad(set_to_none=True)
         # the value is asked for last: on an accelerator that waits until the queue is empty
         loss.backward()  # type: ignore[no-untyped-call]
@@ -158,10 +168,13 @@ class Trainer:
                 f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
                 f"{', '.join(batch.cases)}. Look at them, or lower --lr; what is saved is from before"
             )
+        self.profile.lap("backward")
         lr = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        self.profile.lap("optimiser")
+        self.profile.steps += 1
         return value, lr
 
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:

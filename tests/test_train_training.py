@@ -79,6 +79,15 @@ def test_every_method_learns(trainer, settings):
     assert (run.folder / "best.pt").exists()
 
 
+def test_where_cases_are_kept_changes_nothing(trainer):
+    runs = [trainer(cache=cache, window=(6, 14, 6), crop=None, workers=1) for cache in ("none", "ram", "device")]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1]) == losses(runs[2])
+    assert all(torch.equal(weights(runs[0]), weights(run)) for run in runs[1:])
+    assert runs[2].loader.num_workers == 0
+
+
 @pytest.mark.parametrize("method", ["geols", "fl"])
 def test_a_stopped_run_resumes_to_the_same_bits(trainer, method, monkeypatch):
     settings = {

@@ -1,0 +1,227 @@
+"""Measure what soft labels cost in training: epochs, samples, the loss; against cross-entropy and .nii.gz files.
+
+    GEOLS_TEST_DATA=../shared/data python workflows/benchmarks/training.py
+    python workflows/benchmarks/training.py --cases 12 --repeats 2       # small: does it run?
+
+1. Epochs of GeoLS and of cross-entropy (torch's, on class indices, reading no maps) in turn, over cases of the
+   hippocampus data set, with a network of four levels.
+2. Preparing a 96³ sample of a CT of 4 classes (see inputs.py) on one core: windows of image, label and uint8 maps out
+   of the stores, mixed in the loss; against float32 .nii.gz files, cropped, made one-hot and mixed with NumPy.
+3. Peak memory of the loss, forward and backward, for 5 classes, against one-hot labels and float maps.
+
+Rows that need a GPU are skipped without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+import torch
+from case import timed_task, write_files
+from inputs import DATA, load_ct
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from geols_precompute import softlabel
+from geols_precompute.cluster import InProcess
+from geols_precompute.layouts import discover
+from geols_precompute.pipeline import create_stores, make_plan, run_plan
+from geols_precompute.recipes import assemble_recipe
+from geols_precompute.softlabel import Method
+from geols_precompute.store.reader import LabelStore, VolumeStore
+from geols_precompute.store.writer import write_manifest
+from geols_train.batches import Batch
+from geols_train.config import TrainConfig
+from geols_train.data import CaseReader
+from geols_train.interrupt import StopRequest
+from geols_train.run import make_reader, make_spec, with_size
+from geols_train.splits import make_split
+from geols_train.stores import Stores, open_stores
+from geols_train.tracking import Tracker
+from geols_train.training import Trainer
+from geols_train.windows import Box, random_box
+
+WINDOW = (96, 96, 96)
+GPU_ROWS = (
+    "epoch of GeoLS against cross-entropy, 128×192×192, cache device and none",
+    "share of a step that waits for data, cache none and device",
+    "steps per second against a plain MONAI loop with bf16 and compile",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure training; see the top of this file.")
+    parser.add_argument("--cases", type=int, default=40, help="of hippocampus (default 40)")
+    parser.add_argument("--repeats", type=int, default=7, help="epochs and samples of each kind (default 7)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        epochs(Path(folder), arguments.cases, arguments.repeats)
+        samples(Path(folder), arguments.repeats)
+    loss_memory()
+    for row in GPU_ROWS:
+        print(f"{row}: SKIPPED, {'written for a later session' if torch.cuda.is_available() else 'no GPU'}")
+
+
+# --- epochs --------------------------------------------------------------------------------------------------------
+
+
+class CrossEntropyTrainer(Trainer):
+    """Trains with torch's own cross-entropy on class indices."""
+
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean cross-entropy over the voxels that count."""
+        return functional.cross_entropy(logits.float(), batch.label.long(), ignore_index=255)
+
+
+def epochs(folder: Path, cases: int, repeats: int) -> None:
+    """Time epochs of both losses in turn."""
+    out = hippocampus_stores(folder, cases)
+    trainers = {
+        "GeoLS": make_trainer(Trainer, out, folder / "geols", "geols"),
+        "cross-entropy": make_trainer(CrossEntropyTrainer, out, folder / "ce", "ce"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+    for number in range(repeats + 1):
+        for name, trainer in trainers.items():
+            with Tracker(trainer.folder) as tracker:
+                begin = time.perf_counter()
+                trainer.train_epoch(tracker, StopRequest())
+                elapsed = time.perf_counter() - begin
+            trainer.progress.losses.clear()
+            trainer.progress.epoch += 1
+            if number:  # the first warms up
+                seconds[name].append(elapsed)
+    ratio = statistics.median(np.divide(seconds["GeoLS"], seconds["cross-entropy"]))
+    print(f"## Epochs over {cases} hippocampi, medians of {repeats} in turn, {torch.get_num_threads()} threads\n")
+    print(", ".join(f"{name} {statistics.median(times):.2f} s" for name, times in seconds.items()) + f": {ratio:.3f}×")
+
+
+def hippocampus_stores(folder: Path, cases: int) -> Path:
+    dataset = discover(DATA / "hippocampus")
+    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
+    plan = make_plan(dataset, recipe, folder / "hippocampus", "labels")
+    create_stores(plan)
+    run_plan(replace(plan, tasks=plan.tasks[:cases]), InProcess())
+    return folder / "hippocampus"
+
+
+def make_trainer(kind: type[Trainer], out: Path, folder: Path, method: Method) -> Trainer:
+    config = TrainConfig(
+        data=out, method=method, features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1",
+        cache="ram", device="cpu",
+    )  # fmt: skip
+    stores = open_stores(out, "labels", maps_needed=method == "geols")
+    split = make_split(config.split, stores.cases, seed=config.split_seed)
+    config = with_size(config, stores, split.train)
+    folder.mkdir()
+    return kind(config, make_reader(config, stores, split), split, make_spec(config, stores), folder, 0)
+
+
+# --- samples -------------------------------------------------------------------------------------------------------
+
+
+def samples(folder: Path, repeats: int) -> None:
+    """Time the preparation of a sample in both ways, in turn."""
+    case = load_ct(DATA, quick=False)
+    data = folder / "ct"
+    data.mkdir()
+    write_files(case, data)
+    timed_task(data, folder / "stores")
+    for name in ("volumes", "labels"):
+        write_manifest(folder / f"stores/{name}.zarr")
+    stores = Stores(
+        volumes=VolumeStore.open(folder / "stores/volumes.zarr"), labels=LabelStore.open(folder / "stores/labels.zarr")
+    )
+    reader = CaseReader(stores=stores, maps_needed=True)
+    reader = CaseReader(stores=stores, maps_needed=True, zscores={"case": reader.examined("case")})
+    assert stores.labels is not None
+    maps = softlabel.class_maps(
+        stores.labels.maps("case"), channels=stores.labels.channels, present=stores.labels.present("case"), n_classes=5
+    )
+    path = str(folder / "maps.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(m) for m in maps]), path, True)
+    ways: dict[str, Callable[[Box], object]] = {
+        "stores": lambda box: reader.window("case", box),
+        ".nii.gz and NumPy": lambda box: published_sample(data, path, box),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for number in range(repeats + 1):
+        box = random_box(case.labels.shape, WINDOW, np.random.default_rng(number))
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            way(box)
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    ratio = statistics.median(np.divide(seconds[".nii.gz and NumPy"], seconds["stores"]))
+    print(f"\n## A 96³ sample, medians of {repeats} in turn\n")
+    print(", ".join(f"{name} {1e3 * statistics.median(t):.1f} ms" for name, t in seconds.items()) + f": {ratio:.1f}×")
+
+
+def published_sample(data: Path, maps: str, box: Box) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Prepare a sample as it is done with files: read, crop, normalise, make one-hot, mix."""
+    image, label, soft = (
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+        for path in (str(data / "m0.nii.gz"), str(data / "label.nii.gz"), maps)
+    )
+    window = box.inside(label.shape)
+    image = ((image - image.mean()) / image.std())[window].astype(np.float32)
+    one_hot = np.eye(5, dtype=np.float32)[label[window]].transpose(3, 0, 1, 2)
+    smooth = soft[(slice(None), *window)]
+    return image, 0.9 * one_hot + 0.1 * smooth / smooth.sum(axis=0)
+
+
+# --- memory of the loss --------------------------------------------------------------------------------------------
+
+LOSS = """
+import sys, torch
+from geols_precompute import memory
+from geols_train.fused import Mix, mixed_cross_entropy
+from geols_train.losses import soft_cross_entropy
+from geols_train.targets import soft_label
+torch.set_num_threads(1)
+B, C, S = 2, 5, 128
+logits = torch.randn(B, C, S, S, S).requires_grad_()
+label = torch.randint(0, C, (B, S, S, S), dtype=torch.uint8)
+stored = torch.randint(0, 256, (B, C - 1, S, S, S), dtype=torch.uint8)
+counted, present = torch.ones(B, S, S, S, dtype=torch.bool), torch.ones(B, C, dtype=torch.bool)
+channels = tuple(range(1, C))
+memory.forget_peak()
+before = memory.peak_bytes()
+if sys.argv[1] == "fused":
+    mix = Mix(alpha=0.1, stored=stored, channels=channels, present=present)
+    mixed_cross_entropy(logits, label, counted, mix).backward()
+else:
+    target = soft_label(
+        "geols", label, n_classes=C, stored_BKZYX=stored, channels=channels, present_BC=present
+    )
+    soft_cross_entropy(logits, target, counted).backward()
+print((memory.peak_bytes() - before) / 1e6)
+"""
+
+
+def loss_memory() -> None:
+    """Compare the memory that the loss takes beyond its inputs, forward and backward."""
+    peaks = {
+        way: float(subprocess.run([sys.executable, "-c", LOSS, way], check=True, capture_output=True, text=True).stdout)
+        for way in ("plain", "fused")
+    }
+    print("\n## Peak memory of the loss, forward and backward, 2 × 5 classes × 128³\n")
+    print(f"one-hot labels and float maps {peaks['plain']:.0f} MB, fused {peaks['fused']:.0f} MB: ", end="")
+    print(f"{peaks['fused'] / peaks['plain']:.2f}\n")
+
+
+if __name__ == "__main__":
+    main()
