@@ -36,6 +36,7 @@ class Features(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and what sets it apart]")
 @click.option("--epochs", type=int, help="[default: 200]")
 @click.option("--batch-size", type=int, help="[default: 4]")
+@click.option("--accumulate", type=int, help="Batches per step of the optimiser.  [default: 1]")
 @click.option("--lr", type=float, help="[default: 1e-4]")
 @click.option("--weight-decay", type=float, help="[default: 1e-4]")
 @click.option("--schedule", type=click.Choice(["constant", "poly"]), help="[default: constant]")

@@ -35,7 +35,8 @@ class TrainConfig:
         focal_gamma: γ of fl; 3 in the authors' code, 2 in the original.
         dice_weight: weight of a Dice term beside the loss; 0 leaves it out.
         epochs: passes over the training cases.
-        batch_size: windows per step.
+        batch_size: windows per batch.
+        accumulate: batches per step of the optimiser, whose gradients are averaged: a larger batch in the same memory.
         lr: learning rate of Adam at the start.
         weight_decay: of Adam.
         schedule: constant, or poly: lr · (1 - step / steps)^0.9.
@@ -67,6 +68,7 @@ class TrainConfig:
     dice_weight: float = 0.0
     epochs: int = 200
     batch_size: int = 4
+    accumulate: int = 1
     lr: float = 1e-4
     weight_decay: float = 1e-4
     schedule: Schedule = "constant"
@@ -186,7 +188,7 @@ _RULES: tuple[_Rule, ...] = (
     ("lr", lambda v: _finite(v) and v > 0, "a positive number"),
     ("focal_gamma dice_weight weight_decay", lambda v: _finite(v) and v >= 0, "a number of at least 0"),
     ("overlap", lambda v: _finite(v) and 0 <= v < 1, "from 0 to below 1"),
-    ("epochs batch_size repeats", lambda v: _whole(v) and v >= 1, "a count of at least 1"),
+    ("epochs batch_size accumulate repeats", lambda v: _whole(v) and v >= 1, "a count of at least 1"),
     ("split_seed random_seed", _whole, "a whole number of at least 0"),
     ("workers", lambda v: v is None or _whole(v), "a count of processes"),
     ("features", lambda v: bool(v) and all(_whole(n) and n for n in v), "channel counts of at least 1"),

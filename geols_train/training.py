@@ -113,7 +113,7 @@ class Trainer:
             Stopped: a signal came; last.pt is saved and `restore` goes on from there.
         """
         memory_options = (
-            f"--batch-size (now {self.config.batch_size}), --crop or --window (now "
+            f"--batch-size (now {self.config.batch_size}; --accumulate makes up for it), --crop or --window (now "
             f"{' '.join(map(str, self.spec.window))}), or --features"
         )
         tracker = Tracker(self.folder, tensorboard=self.config.tensorboard, after=self.step)
@@ -145,11 +145,20 @@ class Trainer:
             self.progress.losses.append(loss)
             tracker.log({"loss": loss, "lr": lr}, self.step)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            stop.check()
+            place, size = self.group_of(len(self.progress.losses) - 1)
+            if place == size - 1:
+                # gradients that wait for the rest of their group are in no checkpoint
+                stop.check()
             self.profile.start()
 
+    def group_of(self, batch: int) -> tuple[int, int]:
+        """Return the place of a batch of the epoch among those of one optimiser step, and how many those are."""
+        place = batch % self.config.accumulate
+        return place, min(self.config.accumulate, len(self.batches) - (batch - place))
+
     def train_step(self, stored: StoredBatch) -> tuple[float, float]:
-        """Take one step; return its loss and learning rate."""
+        """Go through one batch, and step the optimiser if it completes a group; return loss and learning rate."""
+        place, size = self.group_of(len(self.progress.losses))
         batch = stored.to(self.device).normalised()
         rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
         moved = augment(batch.spatial(), self.config.augment, rng, flip_axes=self.config.flip_axes)
@@ -160,9 +169,10 @@ class Trainer:
         self.profile.lap("network")
         loss = self.loss(logits, batch)
         self.profile.lap("loss")
-        self.optimizer.zero_grad(set_to_none=True)
+        if place == 0:
+            self.optimizer.zero_grad(set_to_none=True)
         # the value is asked for last: on an accelerator that waits until the queue is empty
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss / size).backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(value := loss.item()):
             raise TrainingError(
                 f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
@@ -170,9 +180,10 @@ class Trainer:
             )
         self.profile.lap("backward")
         lr = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
+        if place == size - 1:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
         self.profile.lap("optimiser")
         self.profile.steps += 1
         return value, lr

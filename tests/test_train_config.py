@@ -53,7 +53,7 @@ def test_a_run_is_named_by_what_sets_it_apart():
         ({"crop": [31, 64, 64]}, "--crop 31 64 64 is too small: 6 levels .* need at least 32 voxels per axis"),
         ({"window": [8, 4, 8], "features": [4] * 4}, "--window 8 4 8 is too small: 4 levels"),
         ({"crop": [32, 32, 32], "window": [32, 32, 32]}, "give one of them"),
-        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: alpha, "),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: accumulate, alpha, "),
         ({"features": 3}, "wrong type"),
         ({"split_seed": -1}, "--split-seed must be a whole number"),
     ],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
+from geols_train import training
 from geols_train.hardware import OutOfMemoryError
-from geols_train.interrupt import Stopped
+from geols_train.interrupt import Stopped, StopRequest
 from geols_train.run import make_spec
 from geols_train.splits import make_split
 from geols_train.tracking import read_log
@@ -77,6 +79,43 @@ def test_every_method_learns(trainer, settings):
     assert 0 <= progress.best_dice <= 1
     assert 1 <= progress.best_epoch <= run.config.epochs
     assert (run.folder / "best.pt").exists()
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(trainer):
+    settings = {"epochs": 2, "augment": "none", "split": "5,1,0", "crop": (8, 8, 8), "dice_weight": 0.0}
+    small = trainer(batch_size=1, accumulate=2, **settings)
+    large = trainer(batch_size=2, **settings)
+    assert (len(small.batches), len(large.batches)) == (5, 3)
+    for run in (small, large):
+        run.train()
+    torch.testing.assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-5)
+    # two steps of two batches, and one of the batch that is left
+    found = losses(small)
+    means = [(found[0] + found[1]) / 2, (found[2] + found[3]) / 2, found[4]]
+    assert means == pytest.approx(losses(large)[:3], rel=1e-4)
+
+
+def test_a_run_that_accumulates_stops_between_steps_of_the_optimiser_and_resumes_to_the_same_bits(trainer, monkeypatch):
+    settings = {"batch_size": 1, "accumulate": 2, "epochs": 2, "split": "5,1,0"}
+    whole = trainer(**settings)
+    whole.train()
+    stopped = trainer(**settings)
+    folder, places = stopped.folder, []
+
+    class StopsAtOnce(StopRequest):
+        def check(self):
+            places.append(len(stopped.progress.losses))
+            raise Stopped
+
+    monkeypatch.setattr(training, "stop_between_steps", lambda: nullcontext(StopsAtOnce()))
+    with pytest.raises(Stopped):
+        stopped.train()
+    assert places == [2]
+    monkeypatch.undo()
+    resumed = trainer(folder=folder, **settings)
+    resumed.restore()
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_where_cases_are_kept_changes_nothing(trainer):
@@ -172,7 +211,7 @@ def test_out_of_memory_says_which_option_to_lower(trainer, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
     monkeypatch.setattr(run, "train_step", full)
-    with pytest.raises(OutOfMemoryError, match=r"lower --batch-size \(now 2\), --crop or --window \(now 8 10 8\)"):
+    with pytest.raises(OutOfMemoryError, match=r"lower --batch-size \(now 2; .*\), --crop or --window \(now 8 10 8\)"):
         run.train()
 
 
