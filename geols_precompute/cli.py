@@ -85,8 +85,9 @@ def precompute(
     from geols_precompute.recipes import assemble_recipe, load_recipe_file
     from geols_precompute.reuse import Reuse
 
-    part = Part.parse(part_text) if part_text else None
-    if scheduler:
+    # an empty text is a shell variable that is not set, and would mean all cases
+    part = Part.parse(part_text) if part_text is not None else None
+    if scheduler is not None:
         if workers is not None:
             raise RecipeError("--workers belongs to a cluster on this machine; the one at --scheduler has its own")
         # its workers may run in another folder
@@ -107,7 +108,7 @@ def precompute(
     source = Reuse.of(reuse, recipe) if reuse else None
     plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source, part)
     if dry_run:
-        return print_estimate(plan, workers)
+        return print_estimate(plan, workers, scheduler)
     create_stores(plan)
     click.echo(describe(plan))
     with (
@@ -152,8 +153,8 @@ def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> I
     with ExitStack() as stack:
         if not plan.tasks or workers == 0:
             executor: ClusterExecutor = stack.enter_context(cluster.in_process(maps))
-        elif scheduler:
-            paths = (plan.dataset.root, plan.labels)
+        elif scheduler is not None:
+            paths = [plan.dataset.root, plan.labels, *{task.reuse.path for task in plan.tasks if task.reuse}]
             executor = stack.enter_context(cluster.existing_cluster(scheduler, maps, paths))
         else:
             need = largest_need((task.case for task in plan.tasks), plan.recipe)
@@ -170,7 +171,7 @@ def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> I
         yield executor
 
 
-def print_estimate(plan: Plan, workers: int | None) -> int:
+def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> int:
     """Print what a run will take; nothing of it stays."""
     from geols_precompute.cluster import compile_once
     from geols_precompute.dryrun import estimate
@@ -188,17 +189,20 @@ def print_estimate(plan: Plan, workers: int | None) -> int:
         click.echo(printable(f"problem: {problem.case_id}: {problem.reason}"), err=True)
     click.echo(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
     if sample := found.sample:
-        fitting = workers_for(found.memory, workers or None)
+        if workers == 0 or scheduler is not None:
+            wall, note = f"{duration(found.seconds)} on one core", ""
+        else:
+            fitting = workers_for(found.memory, workers)
+            wall = f"{duration(found.seconds / fitting.count)} with {plural(fitting.count, 'worker')}"
+            note = f"; {fitting.note}" if fitting.note else ""
         seconds = sum(sample.seconds.values())
         stores = f"volumes {readable(found.volume_bytes)}, maps {readable(found.label_bytes)}"
         click.echo(
             f"{sample.case}, of {found.voxels / 1e6:.3g} million voxels, took {seconds:.2f} s and "
             f"{readable(sample.peak_memory)}\n"
-            f"time    {found.seconds / 3600:.3g} CPU-hours; {duration(found.seconds / fitting.count)} with "
-            f"{plural(fitting.count, 'worker')}\n"
+            f"time    {found.seconds / 3600:.3g} CPU-hours; {wall}\n"
             f"disk    {readable(found.volume_bytes + found.label_bytes)} ({stores})\n"
-            f"memory  {readable(found.memory)} per worker for the largest case"
-            + (f"; {fitting.note}" if fitting.note else "")
+            f"memory  {readable(found.memory)} per worker for the largest case{note}"
         )
     return EXIT_SOME_FAILED if found.problems else EXIT_DONE
 

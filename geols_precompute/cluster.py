@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -72,43 +76,54 @@ class OnDask:
         Raises:
             ClusterError: the scheduler is lost.
         """
-        from distributed import CancelledError, as_completed
+        from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
         waiting, suspects = deque(tasks), deque[Task]()
         submitted: dict[str, Task] = {}
         deaths: Counter[str] = Counter()
-        running = as_completed(loop=self.client.loop)
-        threads = _Threads(self.client)
+        alone = False
 
         def submit(task: Task) -> None:
             future = self.client.submit(function, task, pure=False)
             submitted[future.key] = task
             running.add(future)
 
-        try:
+        with _connected():
+            running, threads = as_completed(loop=self.client.loop), _Threads(self.client)
             while waiting or suspects or submitted:
                 while waiting and len(submitted) < LOOK_AHEAD * threads.count():
                     submit(waiting.popleft())
                 if not submitted and suspects:
+                    alone = True
                     submit(suspects.popleft())
                 future = next(running)
                 task = submitted.pop(future.key)
                 try:
                     outcome = future.result()
-                except KilledWorker:
-                    deaths[task.case.id] += 1
-                    if deaths[task.case.id] < MAX_DEATHS:
-                        (suspects if deaths[task.case.id] == MAX_DEATHS - 1 else waiting).append(task)
+                except KilledWorker as error:
+                    # a scheduler that is not ours tries again by itself before it says so
+                    deaths[task.case.id] += error.allowed_failures + 1
+                    if not alone:
+                        (waiting if deaths[task.case.id] < MAX_DEATHS - 1 else suspects).append(task)
                         continue
-                    outcome = _killed(task)
+                    outcome = _killed(task, deaths[task.case.id])
                 del future
                 yield outcome
-        except (CancelledError, OSError, TimeoutError) as error:
-            raise ClusterError(
-                f"the connection to the scheduler was lost ({type(error).__name__}); run the same command again, it "
-                "goes on where it stopped"
-            ) from error
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """Say in one line that the scheduler is lost."""
+    from distributed import CancelledError
+
+    try:
+        yield
+    except (CancelledError, OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"the connection to the scheduler was lost ({type(error).__name__}); run the same command again, it goes "
+            "on where it stopped"
+        ) from error
 
 
 class _Threads:
@@ -126,8 +141,8 @@ class _Threads:
         return self._count
 
 
-def _killed(task: Task) -> Outcome:
-    reason = f"its worker process died {MAX_DEATHS} times, most likely out of memory; use fewer --workers"
+def _killed(task: Task, deaths: int) -> Outcome:
+    reason = f"its worker process died {deaths} times, most likely out of memory; use fewer --workers, or larger jobs"
     return Outcome(case=task.case.id, status="failed", error=reason)
 
 
@@ -197,19 +212,18 @@ def existing_cluster(scheduler: str, parameters: MapParameters, paths: Sequence[
     """
     from distributed import Client
 
-    where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
-    if "scheduler_file" in where and not Path(scheduler).is_file():
-        raise ClusterError(f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a scheduler file")
-    try:
-        client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ClusterError(f"--scheduler {scheduler}: no scheduler answers ({error}); is it running?") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    address = _address(scheduler)
+    _require_scheduler(scheduler, address)
+    # the loggers of these set levels of their own
+    for name in ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as closing:
-        closing.callback(_close, client)
-        _require_fit(client, paths)
-        client.register_worker_callbacks(setup=partial(compile_once, parameters))
-        threads = sum(client.nthreads().values())
+        with _connected():
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            closing.callback(_close, client)
+            _require_fit(client, paths)
+            client.register_worker_callbacks(setup=partial(compile_once, parameters))
+            threads = sum(client.nthreads().values())
         said = f"{threads} threads at {client.scheduler.address}" if threads else "no worker yet; waiting for the first"
         yield OnDask(client=client, description=f"{said}, dashboard {client.dashboard_link}")
 
@@ -217,7 +231,9 @@ def existing_cluster(scheduler: str, parameters: MapParameters, paths: Sequence[
 def _require_fit(client: Any, paths: Sequence[Path]) -> None:
     """Refuse a cluster of which a worker does not see the paths or has another version of geols."""
     try:
-        found = client.run(_looks, [str(path) for path in paths])
+        found = client.run(what_worker_sees, [str(path) for path in paths])
+    except (OSError, TimeoutError):
+        raise
     except Exception as error:
         # whatever a worker that lacks geols, or a part of it, makes of the call
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -234,7 +250,38 @@ def _require_fit(client: Any, paths: Sequence[Path]) -> None:
             )
 
 
-def _looks(paths: Sequence[str]) -> tuple[str, str]:
+def _address(scheduler: str) -> str:
+    """Return the address that --scheduler gives or the scheduler file at it holds."""
+    address: object = scheduler
+    if "://" not in scheduler:
+        try:
+            address = json.loads(Path(scheduler).read_bytes())["address"]
+        except OSError as error:
+            raise ClusterError(
+                f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a scheduler file"
+            ) from error
+        except (ValueError, RecursionError, LookupError, TypeError) as error:
+            raise ClusterError(f"--scheduler {scheduler}: is no scheduler file; it has no address") from error
+    if not isinstance(address, str) or not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^/\s]+:\d+", address):
+        raise ClusterError(f"--scheduler {scheduler}: no address of the form tcp://host:8786, got {address!r}")
+    return address
+
+
+def _require_scheduler(scheduler: str, address: str) -> None:
+    """Refuse an address where no Dask scheduler answers in time.
+
+    A process of its own asks, for what listens there may be anything, and a client that waits for it cannot be stopped.
+    """
+    code = f"from distributed import Client; Client({address!r}, timeout={CONNECT_SECONDS}).close()"
+    try:
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=CONNECT_SECONDS + 10)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise ClusterError(
+            f"--scheduler {scheduler}: no Dask scheduler answers at {address}; is it running?"
+        ) from error
+
+
+def what_worker_sees(paths: Sequence[str]) -> tuple[str, str]:
     """What a worker says of itself: its version of geols, and the first path that it does not see."""
     return _version(), next((path for path in paths if not Path(path).exists()), "")
 

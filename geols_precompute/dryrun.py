@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from geols_precompute.cases import Problem
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, OutputError
 from geols_precompute.headers import prepared_voxels, read_case_header
 from geols_precompute.pipeline import VOLUMES, Plan, create_stores
 from geols_precompute.resources import case_bytes
@@ -18,6 +18,9 @@ from geols_precompute.store.atomic import writing_to
 from geols_precompute.task import Outcome, Task, run_case
 
 T = TypeVar("T")
+
+#: Cases that are tried before none is taken for a sample.
+MAX_SAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +66,25 @@ def estimate(plan: Plan, on_header: Callable[[], None] = lambda: None) -> Estima
         except InputError as error:
             problems.append(Problem(case_id=task.case.id, reason=str(error)))
         on_header()
-    total = sum(voxels for voxels, _ in sized)
+    total, failed = sum(voxels for voxels, _ in sized), 0
     for voxels, task in _from_the_middle(sorted(sized, key=itemgetter(0))):
         outcome, volume_bytes, label_bytes = _computed(plan, task)
+        if outcome.status == "unwritable":
+            raise OutputError(outcome.error)
         if outcome.status == "failed":
             problems.append(Problem(case_id=task.case.id, reason=outcome.error))
+            failed += 1
+            total -= voxels
+            if failed == MAX_SAMPLES:
+                break
             continue
         factor = total / voxels
         return Estimate(
-            cases=len(sized), problems=tuple(problems), sample=outcome, voxels=voxels,
+            cases=len(sized) - failed, problems=tuple(problems), sample=outcome, voxels=voxels,
             seconds=factor * sum(outcome.seconds.values()), volume_bytes=round(factor * volume_bytes),
             label_bytes=round(factor * label_bytes), memory=max(needs),
         )  # fmt: skip
-    return Estimate(cases=len(sized), problems=tuple(problems), memory=max(needs))
+    return Estimate(cases=len(sized) - failed, problems=tuple(problems), memory=max(needs))
 
 
 def _from_the_middle(items: Sequence[T]) -> list[T]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from geols_precompute import runlog
@@ -10,6 +10,8 @@ from geols_precompute.errors import StoreError
 from geols_precompute.store.atomic import remove_abandoned
 from geols_precompute.store.layout import METADATA
 from geols_precompute.store.writer import whole_cases, write_manifest
+
+VOLUMES = "volumes.zarr"
 
 
 def stores_in(path: Path) -> list[Path]:
@@ -28,22 +30,30 @@ def stores_in(path: Path) -> list[Path]:
 def finalize(root: Path, *, partial: bool) -> tuple[int, str]:
     """Write the manifest over the committed cases of a store; (their number, its digest).
 
-    Cases that failed when they were tried last are left out, as what is there of them may not fit their files any more.
+    Left out are cases that failed when they were tried last, as what is there of them may not fit their files any more,
+    and maps made from other files than the volume beside them.
 
     Raises:
         StoreError: the store is damaged, or planned cases are missing and `partial` is false.
         OSError: it cannot be written.
     """
-    failures = runlog.known_failures(root.parent)
-    committed = {case for case, _ in whole_cases(root)} - set(failures)
+    beside = root.parent / VOLUMES
+    failures = runlog.known_failures(root.parent, None if root == beside else root.stem)
+    sources = {case: geols["source"] for case, geols in whole_cases(root)}
+    if root != beside and beside.is_dir():
+        for case, geols in whole_cases(beside):
+            if case in sources and sources[case] != geols["source"]:
+                failures.setdefault(case, "its maps were made from other files than its volume")
+    committed = set(sources) - set(failures)
     missing = sorted(set(runlog.planned_cases(root.parent)) - committed)
     if missing and not partial:
-        raise StoreError(f"{root}: {_told(missing, failures)}")
+        raise StoreError(f"{root}: {describe_missing(missing, failures)}")
     remove_abandoned(root)
     return len(committed), write_manifest(root, leave_out=failures)
 
 
-def _told(missing: Sequence[str], failures: dict[str, str]) -> str:
+def describe_missing(missing: Sequence[str], failures: Mapping[str, str]) -> str:
+    """Return how many cases are missing, the first with its reason, and what to do."""
     reason = f" ({failures[missing[0]]})" if missing[0] in failures else ""
     return (
         f"{len(missing)} planned cases are missing, the first is {missing[0]}{reason}; run geols-precompute again, or "

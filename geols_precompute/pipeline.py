@@ -18,17 +18,19 @@ from geols_precompute.recipe import Recipe, TrainingHints
 from geols_precompute.reuse import Reuse
 from geols_precompute.store.atomic import replace_file, writing_to
 from geols_precompute.store.layout import METADATA, root_metadata
-from geols_precompute.store.verify import compare_source
 from geols_precompute.store.writer import (
+    amend_manifest,
     create_store,
+    edited_cases,
     manifest_digests,
     read_attributes,
     refuse_store,
+    remove_case,
     require_same_recipe,
     whole_cases,
     write_manifest,
 )
-from geols_precompute.task import Outcome, Task, run_case
+from geols_precompute.task import Outcome, Task, run_case, source_digest
 
 VOLUMES = "volumes.zarr"
 
@@ -116,8 +118,9 @@ def make_plan(
         except OSError as error:
             problems.append(Problem(case_id=case.id, reason=f"{error.filename}: cannot be read: {error.strerror}"))
             continue
-        in_both = case.id in prepared and case.id in mapped
-        if in_both and sources.get(case.id) == stamps and compare_source(prepared[case.id], mapped[case.id]) == "same":
+        source = mapped.get(case.id)
+        known = sources.get(case.id, {}).get(stamps, ())
+        if source is not None and source == prepared.get(case.id) and source_digest(source) in known:
             finished.append(case.id)
         else:
             tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels, reuse=reuse))
@@ -137,6 +140,8 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
     notes: list[Problem] = []
     counts: Counter[str] = Counter()
     with writing_to(plan.out):
+        state = runlog.log_path(plan.out, runlog.STATE, plan.suffix)
+        runlog.append(state, *(runlog.failed_record(p.case_id, plan.name, p.reason) for p in plan.problems))
         for outcome in executor.run(run_case, plan.tasks):
             on_outcome(outcome)
             _log(plan, outcome)
@@ -147,9 +152,7 @@ def run_plan(plan: Plan, executor: Executor, on_outcome: Callable[[Outcome], Non
             if outcome.status == "failed":
                 failures.append(Problem(case_id=outcome.case, reason=outcome.error))
         failures.sort(key=lambda failure: failure.case_id)
-        runlog.forget_failures(plan.out, plan.suffix)
-        path = runlog.log_path(plan.out, runlog.FAILURES, plan.suffix)
-        runlog.append(path, *({"case": f.case_id, "reason": f.reason} for f in failures))
+        runlog.write_failures(plan.out, plan.suffix, {f.case_id: f.reason for f in failures})
         digest = None
         if plan.part is None:
             # what an earlier run made of a case that fails now may not fit its files any more
@@ -178,8 +181,24 @@ def create_stores(plan: Plan) -> None:
     with writing_to(plan.out):
         for root, metadata in _roots(plan).items():
             create_store(root, metadata)
-        planned = canonical_json({"planned": [case.id for case in plan.dataset.cases]})
-        replace_file(plan.out / runlog.PLAN, planned)
+            _make_room(plan, root)
+        ids = [*(case.id for case in plan.dataset.cases), *(problem.case_id for problem in plan.dataset.problems)]
+        replace_file(plan.out / runlog.PLAN, canonical_json({"planned": sorted(ids)}))
+
+
+def _make_room(plan: Plan, root: Path) -> None:
+    """Take out of a store what is not to be trusted, and out of its manifest what will be computed again or failed.
+
+    The order matters: what was edited must not pass for whole once the manifest says nothing of it any more.
+    """
+    again = {task.case.id for task in plan.tasks} | {problem.case_id for problem in plan.problems}
+    if not again:
+        return
+    for case in edited_cases(root):
+        if case in again:
+            remove_case(root, case)
+    if again & set(manifest_digests(root)):
+        amend_manifest(root, without=again)
 
 
 def check_stores(plan: Plan) -> None:
@@ -189,6 +208,8 @@ def check_stores(plan: Plan) -> None:
         OutputError, StoreError: see there.
     """
     refuse_store(plan.out)
+    if plan.out.exists() and not plan.out.is_dir():
+        raise OutputError(f"{plan.out}: is a file; name a folder with --out")
     for root, metadata in _roots(plan).items():
         require_same_recipe(root, metadata)
 
@@ -221,6 +242,10 @@ def _log(plan: Plan, outcome: Outcome) -> None:
         "peak_memory": outcome.peak_memory, "worker": outcome.worker, "at": round(time.time(), 3),
     }  # fmt: skip
     runlog.append(runlog.log_path(plan.out, runlog.RUN, plan.suffix), record)
-    if outcome.status in ("computed", "reused", "unchanged"):
-        state = {"case": outcome.case, "sources": outcome.sources, "at": time.time()}
-        runlog.append(runlog.log_path(plan.out, runlog.STATE, plan.suffix), state)
+    if outcome.status == "failed":
+        state = runlog.failed_record(outcome.case, plan.name, outcome.error)
+    elif outcome.status in ("computed", "reused", "unchanged"):
+        state = runlog.committed_record(outcome.case, plan.name, outcome.sources, outcome.source)
+    else:
+        return
+    runlog.append(runlog.log_path(plan.out, runlog.STATE, plan.suffix), state)

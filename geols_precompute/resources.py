@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from geols_precompute.cases import Case
 from geols_precompute.errors import ClusterError, InputError
@@ -52,7 +54,7 @@ def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
 
     def file_bytes(case: Case) -> int:
         with suppress(OSError):
-            return sum(path.stat().st_size for path in case.files)
+            return sum(map(plain_bytes, case.files))
         return 0
 
     needs = [0]
@@ -60,6 +62,19 @@ def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
         with suppress(InputError):
             needs.append(case_bytes(case, recipe))
     return max(needs)
+
+
+def plain_bytes(path: Path) -> int:
+    """Return the size of a file, uncompressed if it is a .gz: its last four bytes say that, modulo 4 GiB.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.name.endswith(".gz") and path.stat().st_size > 4:
+        with path.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            return int.from_bytes(file.read(4), "little")
+    return path.stat().st_size
 
 
 def workers_for(need: int, wanted: int | None) -> Workers:

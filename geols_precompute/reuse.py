@@ -41,7 +41,7 @@ class Reuse:
         """
         if is_url(store):
             raise RecipeError(f"--reuse {store}: fetch it first, with geols-store pull, and give the folder")
-        path, opened = Path(store), LabelStore.open(store)
+        path, opened = Path(store).absolute(), LabelStore.open(store)
         values = [label.value for label in recipe.classes]
         differing = recipe_differences(
             {**recipe.as_json(), "class values": values},

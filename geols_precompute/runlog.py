@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from geols_precompute.digests import canonical_json
+from geols_precompute.errors import StoreError
 
 STATE, FAILURES, RUN = "state", "failures", "run"
 PLAN = "plan.json"
@@ -46,39 +48,74 @@ def log_path(out: Path, name: str, suffix: str = "") -> Path:
     return out / f"{name}{suffix}.jsonl"
 
 
-def known_sources(out: Path) -> dict[str, tuple[SourceStamp, ...]]:
-    """Return, per case, the source files that its committed data was read from, by whatever part of whatever run."""
-    latest: dict[str, tuple[float, tuple[SourceStamp, ...]]] = {}
-    for record in _records(out, STATE):
+def committed_record(case: str, store: str, stamps: Iterable[SourceStamp], source: str) -> dict[str, Any]:
+    """Return what the state says of a case that a store holds now, made from these files.
+
+    Args:
+        case: id.
+        store: name of the label store.
+        stamps: of the files as they were read.
+        source: digest of their fingerprints.
+    """
+    return {"case": case, "store": store, "sources": [*stamps], "source": source, "at": time.time()}
+
+
+def failed_record(case: str, store: str, reason: str) -> dict[str, Any]:
+    """Return what the state says of a case that failed."""
+    return {"case": case, "store": store, "failed": reason, "at": time.time()}
+
+
+def known_sources(out: Path) -> dict[str, dict[tuple[SourceStamp, ...], set[str]]]:
+    """Return, per case, what its files held when they had certain stamps: digests of fingerprints.
+
+    That a file has the stamps of an earlier reading tells what it holds, not what the stores hold.
+    """
+    known: dict[str, dict[tuple[SourceStamp, ...], set[str]]] = {}
+    for record in _states(out):
         with suppress(LookupError, TypeError, ValueError):
-            case, at = record["case"], float(record["at"])
             stamps = tuple((path, size, mtime) for path, size, mtime in record["sources"])
-            if case not in latest or at >= latest[case][0]:
-                latest[case] = at, stamps
-    return {case: stamps for case, (_, stamps) in latest.items()}
+            known.setdefault(record["case"], {}).setdefault(stamps, set()).add(record["source"])
+    return known
 
 
-def known_failures(out: Path) -> dict[str, str]:
-    """Return why cases failed when they were tried last."""
-    return {str(record.get("case")): str(record.get("reason")) for record in _records(out, FAILURES)}
-
-
-def forget_failures(out: Path, suffix: str = "") -> None:
-    """Remove the failures that a run, or a part of one, supersedes: its own, and those of runs in other parts."""
-    siblings = suffix.rpartition("-of-")[2] if suffix else None
-    for path in out.glob(f"{FAILURES}*.jsonl"):
-        own = path == log_path(out, FAILURES, suffix)
-        if own or siblings is None or not path.stem.endswith(f"-of-{siblings}"):
-            path.unlink(missing_ok=True)
+def known_failures(out: Path, store: str | None = None) -> dict[str, str]:
+    """Return why cases failed when they were tried last for a label store, or (None) for any of them."""
+    latest: dict[tuple[str, str], tuple[float, str]] = {}
+    for record in _states(out):
+        with suppress(LookupError, TypeError, ValueError):
+            key, at = (str(record["store"]), str(record["case"])), float(record["at"])
+            if at >= latest.get(key, (0.0, ""))[0]:
+                latest[key] = at, str(record.get("failed", ""))
+    return {case: reason for (name, case), (_, reason) in latest.items() if reason and store in (None, name)}
 
 
 def planned_cases(out: Path) -> list[str]:
-    """Return the cases that the last run, all its parts together, set out to have in its stores."""
-    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
-        return [str(case) for case in json.loads((out / PLAN).read_bytes())["planned"]]
-    return []
+    """Return the cases that the last run, all its parts together, set out to have in its stores.
+
+    Raises:
+        StoreError: the plan is damaged.
+    """
+    path = out / PLAN
+    if not path.exists():
+        return []
+    try:
+        planned = json.loads(path.read_bytes())["planned"]
+        if not isinstance(planned, list):
+            raise TypeError
+        return [str(case) for case in planned]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise StoreError(f"{path}: is damaged; run geols-precompute again, or remove it") from error
 
 
-def _records(out: Path, name: str) -> Iterator[dict[str, Any]]:
-    for path in sorted(out.glob(f"{name}*.jsonl")):
+def write_failures(out: Path, suffix: str, failures: Mapping[str, str]) -> None:
+    """Write the failed cases of a run for people to read; a run of all cases replaces what its parts have written."""
+    for path in [log_path(out, FAILURES, suffix)] if suffix else [*out.glob(f"{FAILURES}*.jsonl")]:
+        if path.is_file():
+            path.unlink(missing_ok=True)
+    records = ({"case": case, "reason": reason} for case, reason in sorted(failures.items()))
+    append(log_path(out, FAILURES, suffix), *records)
+
+
+def _states(out: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(out.glob(f"{STATE}*.jsonl")):
         yield from read(path)

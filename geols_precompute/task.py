@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from geols_precompute import memory, runlog
 from geols_precompute.cases import Case
 from geols_precompute.compute import CaseMaps, compute_maps
+from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
 from geols_precompute.preparation import UInt8Array, class_indices, prepare
 from geols_precompute.recipe import Recipe
@@ -21,7 +23,7 @@ from geols_precompute.runlog import SourceStamp
 from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.int16 import to_int16
 from geols_precompute.store.verify import compare_source
-from geols_precompute.store.writer import commit_case, committed_case, manifest_digests, remove_case
+from geols_precompute.store.writer import commit_case, committed_case
 from geols_precompute.volumes import Volume, fingerprint, read_volume
 
 
@@ -55,6 +57,7 @@ class Outcome:
         error: why it failed, in one line.
         trace: where it failed, for --debug.
         sources: the files as they were read.
+        source: digest of their fingerprints.
         notes: what a person should know about the case.
         seconds: per step.
         peak_memory: of the process meanwhile, in bytes.
@@ -66,6 +69,7 @@ class Outcome:
     error: str = ""
     trace: str = ""
     sources: tuple[SourceStamp, ...] = ()
+    source: str = ""
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
@@ -99,7 +103,10 @@ def _outcome_of(task: Task) -> Outcome:
 def _run_case(task: Task) -> Outcome:
     case, recipe = task.case, task.recipe
     clock = _Clock()
-    stamps = runlog.source_stamps(case.files)
+    try:
+        stamps = runlog.source_stamps(case.files)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read here: {error.strerror}") from error
     volume = read_volume(case.images, case.label, modalities=len(recipe.preprocessing.modalities))
     clock.lap("read")
     source = fingerprint(volume).as_json()
@@ -107,7 +114,10 @@ def _run_case(task: Task) -> Outcome:
         raise InputError(f"{case.files[0].parent}: a file of the case changed while it was read; run again")
     clock.lap("fingerprint")
     if _is_committed(task.volumes, case.id, source) and _is_committed(task.labels, case.id, source):
-        return Outcome(case=case.id, status="unchanged", sources=stamps, notes=volume.notes, seconds=clock.seconds)
+        return Outcome(
+            case=case.id, status="unchanged", sources=stamps, source=source_digest(source), notes=volume.notes,
+            seconds=clock.seconds,
+        )  # fmt: skip
     values = [label.value for label in recipe.classes]
     prepared = prepare(volume, spacing=recipe.preprocessing.spacing, clip=recipe.preprocessing.clip)
     assert prepared.label is not None
@@ -119,9 +129,6 @@ def _run_case(task: Task) -> Outcome:
     with writing_to(task.labels.parent):
         _commit_volume(task, prepared, label_ZYX, volume, source)
         clock.lap("commit volume")
-        if not _is_committed(task.labels, case.id, source):
-            # made from other sources, or not whole
-            remove_case(task.labels, case.id)
         reused, notes = _reuse_maps(task, prepared, source)
         clock.lap("reuse")
     if not reused:
@@ -136,8 +143,8 @@ def _run_case(task: Task) -> Outcome:
         clock.lap("commit maps")
         notes += maps.notes
     return Outcome(
-        case=case.id, status="reused" if reused else "computed", sources=stamps, notes=(*volume.notes, *notes),
-        seconds=clock.seconds,
+        case=case.id, status="reused" if reused else "computed", sources=stamps, source=source_digest(source),
+        notes=(*volume.notes, *notes), seconds=clock.seconds,
     )  # fmt: skip
 
 
@@ -154,7 +161,6 @@ def _reuse_maps(task: Task, prepared: Volume, source: dict[str, Any]) -> tuple[b
 def _commit_volume(task: Task, prepared: Volume, label_ZYX: UInt8Array, volume: Volume, source: dict[str, Any]) -> None:
     if _is_committed(task.volumes, task.case.id, source):
         return
-    remove_case(task.volumes, task.case.id)
     stored, scale, offset = to_int16(prepared.image)
     document = {
         "source": source,
@@ -177,8 +183,13 @@ def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[
     }
 
 
+def source_digest(source: Mapping[str, Any]) -> str:
+    """Return the digest of a case's fingerprints."""
+    return sha256_hex(canonical_json(source))
+
+
 def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:
-    found = committed_case(root, case, manifest_digests(root))
+    found = committed_case(root, case)
     return found is not None and compare_source(found["source"], source) == "same"
 
 

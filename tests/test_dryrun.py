@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -99,6 +100,35 @@ def test_a_sample_that_fails_is_a_problem_and_another_is_taken(nnunet, tmp_path)
     assert "problem: case_01: " in result.output
     assert "label values without a class: 7" in result.output
     assert "case_00, of" in result.output or "case_02, of" in result.output
+
+
+def test_a_full_disk_is_no_estimate(nnunet, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        root = nnunet(cases=2, shape=(60, 60, 60))
+        assert "no space left" in error_line(precompute("--dry-run", "--out", disk / "o", root))
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_cases_that_all_fail_are_not_all_tried(nnunet, tmp_path, reads):
+    root = nnunet(cases=9)
+    for path in (root / "labelsTr").iterdir():
+        write(np.full((12, 14, 16), 7, np.uint8), path, spacing=(1.0, 1.5, 2.0))
+    result = precompute("--dry-run", root)
+    assert result.exit_code == 1
+    assert len(reads) == dryrun.MAX_SAMPLES
+    assert f"{9 - dryrun.MAX_SAMPLES} cases to compute, 0 finished, {dryrun.MAX_SAMPLES} with problems" in result.output
+
+
+def test_an_output_that_is_a_file(nnunet, tmp_path):
+    (tmp_path / "o").write_text("mine")
+    line = error_line(precompute("--dry-run", "--out", tmp_path / "o", nnunet(cases=1)))
+    assert "is a file; name a folder with --out" in line
 
 
 def test_what_is_finished_is_not_counted(nnunet, tmp_path):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import ball_case, write
 from test_cli import digest, error_line, precompute, store
+from test_pipeline import plan_of
 
 from geols_precompute import runlog
+from geols_precompute.cluster import InProcess
 from geols_precompute.errors import InputError
 from geols_precompute.parts import Part
+from geols_precompute.pipeline import create_stores, run_plan
 from geols_precompute.store.reader import LabelStore, VolumeStore
+from geols_precompute.task import run_case
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
@@ -86,6 +92,7 @@ def test_a_failed_case_keeps_finalize_waiting_and_its_reason_is_told(nnunet, tmp
     assert result.exit_code == 1
     assert "failed: case_01: " in result.output
     assert set(runlog.known_failures(out)) == {"case_01"}
+    assert (out / "failures-2-of-2.jsonl").read_text().count("case_01.nii.gz") == 1
     line = error_line(store("finalize", out))
     assert "1 planned cases are missing, the first is case_01 (" in line
     assert "case_01.nii.gz: the gzip file ends early" in line
@@ -105,20 +112,126 @@ def test_a_case_that_fails_now_is_not_published_as_it_was(nnunet, tmp_path):
     assert LabelStore.open(out / "labels.zarr").cases == ("case_01",)
 
 
-def test_failures_of_other_parts_and_other_counts(tmp_path):
-    for suffix in ("", "-1-of-2", "-2-of-2", "-1-of-3"):
-        runlog.append(runlog.log_path(tmp_path, runlog.FAILURES, suffix), {"case": f"c{suffix}", "reason": "x"})
-    runlog.forget_failures(tmp_path, "-1-of-2")
-    assert set(runlog.known_failures(tmp_path)) == {"c-2-of-2"}
-    runlog.forget_failures(tmp_path)
-    assert runlog.known_failures(tmp_path) == {}
+def test_the_last_word_on_a_case_counts_whatever_its_file(tmp_path):
+    log = runlog.log_path(tmp_path, runlog.STATE, "-1-of-2"), runlog.log_path(tmp_path, runlog.STATE)
+    runlog.append(log[1], runlog.failed_record("a", "labels", "bad"), runlog.failed_record("b", "labels", "worse"))
+    runlog.append(log[0], runlog.committed_record("a", "labels", [("/x", 3, 0)], "digest"))
+    runlog.append(log[1], runlog.committed_record("b", "other", [("/y", 3, 0)], "digest"))
+    assert runlog.known_failures(tmp_path) == {"b": "worse"}
+    assert runlog.known_failures(tmp_path, "labels") == {"b": "worse"}
+    assert runlog.known_failures(tmp_path, "other") == {}
+    assert runlog.known_sources(tmp_path) == {"a": {(("/x", 3, 0),): {"digest"}}, "b": {(("/y", 3, 0),): {"digest"}}}
 
 
-def test_the_latest_record_of_a_case_counts_whatever_its_file(tmp_path):
-    for suffix, size, at in (("-1-of-2", 3, 30.0), ("-2-of-2", 1, 10.0), ("", 2, 20.0)):
-        record = {"case": "a", "sources": [["/x", size, 0]], "at": at}
-        runlog.append(runlog.log_path(tmp_path, runlog.STATE, suffix), record)
-    assert runlog.known_sources(tmp_path) == {"a": (("/x", 3, 0),)}
+def damage(root, case):
+    path = root / f"labelsTr/{case}.nii.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def change(root, case, seed=50):
+    image, _ = ball_case(seed)
+    write(image[0].astype("int16"), root / f"imagesTr/{case}_0000.nii.gz", spacing=(1.0, 1.5, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["--part", "2/2"], ["--part", "1/3"]),
+        (["--part", "2/2"], ["--part", "1/2"]),
+        (["--name", "b", "--part", "2/2"], []),
+        ([], ["--part", "1/3"]),
+    ],
+)
+def test_a_failed_case_is_not_published_as_it_was_whatever_runs_next(nnunet, tmp_path, first, second):
+    root, out = nnunet(cases=4), tmp_path / "o"
+    precompute("--out", out, root)
+    damage(root, "case_01")
+    assert precompute("--out", out, *first, root).exit_code == 1
+    described = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(described | {"licence": "other terms"}))
+    if second:
+        precompute("--out", out, *second, root)
+    assert "case_01" in error_line(store("finalize", out / "volumes.zarr"))
+    store("finalize", "--partial", out / "volumes.zarr")
+    assert "case_01" not in VolumeStore.open(out / "volumes.zarr").cases
+    if "--name" not in first:
+        assert "case_01" in error_line(store("finalize", out / "labels.zarr"))
+        assert "case_01" not in LabelStore.open(out / "labels.zarr").cases
+
+
+def test_a_part_that_is_stopped_after_a_failure_has_said_so(nnunet, tmp_path):
+    root, out = nnunet(cases=3), tmp_path / "o"
+    precompute("--out", out, root)
+    damage(root, "case_00")
+    change(root, "case_01")
+    plan = plan_of(root, out)
+
+    class Stops(InProcess):
+        def run(self, function, tasks):
+            yield function(tasks[0])
+            raise KeyboardInterrupt
+
+    create_stores(plan)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, Stops())
+    assert set(runlog.known_failures(out)) == {"case_00"}
+    assert "case_00" in error_line(store("finalize", out))
+
+
+def test_maps_made_from_other_files_than_their_volume_are_not_published(nnunet, tmp_path):
+    root, out = nnunet(cases=2), tmp_path / "o"
+    precompute("--out", out, "--part", "1/1", root)
+    change(root, "case_00")
+    precompute("--out", out, "--part", "1/1", "--name", "b", "--lam", "0.5", root)
+    line = error_line(store("finalize", out / "labels.zarr"))
+    assert "case_00 (its maps were made from other files than its volume)" in line
+    assert store("finalize", out / "b.zarr", out / "volumes.zarr").exit_code == 0
+    store("finalize", "--partial", out / "labels.zarr")
+    assert LabelStore.open(out / "labels.zarr").cases == ("case_01",)
+
+
+def test_what_is_computed_again_is_computed_once(nnunet, tmp_path):
+    root, out = nnunet(cases=4), tmp_path / "o"
+    precompute("--out", out, root)
+    for case in ("case_00", "case_02"):
+        change(root, case)
+    assert "2 cases computed" in precompute("--out", out, "--part", "1/2", root).output
+    # until all parts are done, the manifest names neither the old nor the new
+    assert LabelStore.open(out / "labels.zarr").cases == ("case_01", "case_03")
+    for _ in range(2):
+        assert "0 cases computed, 2 unchanged" in precompute("--out", out, "--part", "1/2", root).output
+    assert "0 cases computed, 4 unchanged" in precompute("--out", out, root).output
+
+
+def test_files_that_are_restored_are_not_taken_for_what_the_stores_hold(nnunet, tmp_path):
+    root, out = nnunet(cases=2), tmp_path / "o"
+    expected = digest(precompute("--out", out, root))
+    shutil.copytree(root, tmp_path / "backup")
+    change(root, "case_00")
+    plan = plan_of(root, out)
+    create_stores(plan)
+    # committed, but killed before it was booked
+    assert run_case(plan.tasks[0]).status == "computed"
+    shutil.copytree(tmp_path / "backup", root, dirs_exist_ok=True)
+    result = precompute("--out", out, root)
+    assert "1 cases computed, 1 unchanged" in result.output
+    assert digest(result) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b'{"planned": ["case_0', b"[]", b'{"planned": "abc"}'])
+def test_a_damaged_plan_does_not_pass_for_none(nnunet, tmp_path, content):
+    root, out = nnunet(cases=2), tmp_path / "o"
+    precompute("--out", out, "--part", "1/2", root)
+    (out / "plan.json").write_bytes(content)
+    assert "plan.json: is damaged; run geols-precompute again" in error_line(store("finalize", out))
+
+
+def test_cases_that_cannot_be_used_at_all_are_planned_too(nnunet, tmp_path):
+    root, out = nnunet(cases=2), tmp_path / "o"
+    (root / "labelsTr/case_01.nii.gz").unlink()
+    precompute("--out", out, "--part", "1/2", root)
+    precompute("--out", out, "--part", "2/2", root)
+    assert "1 planned cases are missing, the first is case_01 (" in error_line(store("finalize", out))
 
 
 def test_a_source_that_changes_is_computed_again_by_its_part(nnunet, tmp_path):

@@ -48,8 +48,7 @@ def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     if (root / METADATA).exists() and (root / METADATA).read_bytes() == content:
         return
     atomic.replace_file(root / METADATA, content)
-    if (root / MANIFEST).exists():
-        write_manifest(root)
+    amend_manifest(root)
 
 
 def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
@@ -158,10 +157,11 @@ def remove_case(root: Path, case: str) -> None:
     path = root / case
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise StoreError(f"{path}: is no folder of a case; move it away")
-    if path.exists():
-        doomed = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    doomed = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    # another process may be faster, here and below
+    with suppress(FileNotFoundError):
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def committed_cases(root: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -204,20 +204,45 @@ def manifest_digests(root: Path) -> Mapping[str, str]:
     return {}
 
 
+def edited_cases(root: Path) -> list[str]:
+    """Return the cases whose zarr.json is another than the manifest says."""
+    digests = manifest_digests(root)
+    trusted = {case for case, _ in whole_cases(root, digests)}
+    return sorted(set(digests) - trusted) if digests else []
+
+
+def amend_manifest(root: Path, without: Collection[str] = ()) -> None:
+    """Take cases out of a manifest, if there is one, and follow a root that was rewritten; nothing is added.
+
+    Raises:
+        StoreError: the root is damaged.
+    """
+    known = manifest_digests(root)
+    if not (root / MANIFEST).exists():
+        return
+    _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
+
+
 def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
     """Write the manifest over the committed cases and return its SHA-256, the store digest.
 
     Raises:
         StoreError: the root is damaged, or two cases have one id, letter case aside.
     """
+    return _write_manifest(
+        root,
+        {
+            case: sha256_hex(files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
+            for case, _ in whole_cases(root)
+            if case not in leave_out
+        },
+    )
+
+
+def _write_manifest(root: Path, cases: Mapping[str, str]) -> str:
     content = files.read_limited(files.Folder(root), METADATA, files.MAX_METADATA_BYTES)
     where = root / METADATA
     checked = guards.checked_root(files.parse_json(content, where), where, _format_of(root))
-    cases = {
-        case: sha256_hex(files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
-        for case, _ in whole_cases(root)
-        if case not in leave_out
-    }
     document = canonical_json(manifest(checked.format, checked.recipe_id, sha256_hex(content), cases))
     guards.checked_manifest(document, root / MANIFEST, checked.format)
     atomic.replace_file(root / MANIFEST, document)
@@ -243,15 +268,16 @@ def _format_of(root: Path) -> Format:
 
 
 def _commit(folder: Path, root: Path, case: str) -> None:
-    """Give a finished folder the name of its case, unless an equal one has it."""
+    """Give a finished folder the name of its case, unless an equal one has it; one from other sources is replaced."""
     target = root / case
     try:
         folder.rename(target)
     except OSError:
         if not os.path.lexists(target):
             raise
-        if committed_case(root, case) is None:
-            # what is left of a damaged case makes room only now, when there is a whole one
+        found = committed_case(root, case)
+        if found is None or found["source"] != read_attributes(folder)["source"]:
+            # what is damaged, or made from other files, makes room only now, when there is a whole one in its place
             remove_case(root, case)
             folder.rename(target)
             return
