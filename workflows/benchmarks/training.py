@@ -71,7 +71,7 @@ def main() -> None:
         samples(Path(folder), arguments.repeats)
     loss_memory()
     for row in GPU_ROWS:
-        print(f"{row}: SKIPPED, {'written for a later session' if torch.cuda.is_available() else 'no GPU'}")
+        print(f"{row}: SKIPPED, {'not written yet' if torch.cuda.is_available() else 'no GPU'}")
 
 
 # --- epochs --------------------------------------------------------------------------------------------------------
