@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ from typing import TypeVar
 
 from geols_precompute.cases import Problem
 from geols_precompute.errors import InputError, OutputError
-from geols_precompute.headers import prepared_voxels, read_case_header
-from geols_precompute.pipeline import VOLUMES, Plan, create_stores
+from geols_precompute.headers import read_case_header
+from geols_precompute.pipeline import Plan, create_stores
+from geols_precompute.preparation import prepared_size
 from geols_precompute.resources import case_bytes
 from geols_precompute.store.atomic import writing_to
+from geols_precompute.store.layout import VOLUMES
 from geols_precompute.task import Outcome, Task, run_case
 
 T = TypeVar("T")
@@ -61,8 +64,8 @@ def estimate(plan: Plan, on_header: Callable[[], None] = lambda: None) -> Estima
     for task in plan.tasks:
         try:
             geometry = read_case_header(task.case, modalities=len(plan.recipe.preprocessing.modalities))
-            sized.append((prepared_voxels(geometry, plan.recipe.preprocessing.spacing), task))
-            needs.append(case_bytes(task.case, plan.recipe))
+            sized.append((math.prod(prepared_size(geometry, plan.recipe.preprocessing.spacing)), task))
+            needs.append(case_bytes(geometry, plan.recipe))
         except InputError as error:
             problems.append(Problem(case_id=task.case.id, reason=str(error)))
         on_header()

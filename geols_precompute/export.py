@@ -9,6 +9,7 @@ from geols_precompute import softlabel
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.recipe import ClassLabel
 from geols_precompute.softlabel import Float32Array, Normalize
+from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source
 
@@ -49,7 +50,7 @@ def volumes_beside(labels: LabelStore) -> VolumeStore:
     Raises:
         StoreError: there are none.
     """
-    path = Path(labels.path).parent / "volumes.zarr"
+    path = Path(labels.path).parent / VOLUMES
     if not path.is_dir():
         raise StoreError(
             f"no {path}: a soft label needs the label map, which a label store does not hold; run geols-precompute "

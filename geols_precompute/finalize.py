@@ -8,10 +8,8 @@ from pathlib import Path
 from geols_precompute import runlog
 from geols_precompute.errors import StoreError
 from geols_precompute.store.atomic import remove_abandoned
-from geols_precompute.store.layout import METADATA
+from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.writer import whole_cases, write_manifest
-
-VOLUMES = "volumes.zarr"
 
 
 def stores_in(path: Path) -> list[Path]:

@@ -58,11 +58,3 @@ def read_header(path: Path) -> Header:
     if len(size) not in (3, 4) or (len(size) == 3 and size[2] == 1) or min(size) < 1:
         raise InputError(f"{path}: {len(size)}-D with size {size}; 3-D volumes are supported")
     return Header(geometry=geometry_of(reader, path), channels=math.prod(size[3:]) * reader.GetNumberOfComponents())
-
-
-def prepared_voxels(geometry: Geometry, spacing_zyx: tuple[float, float, float] | None) -> int:
-    """Return how many voxels a volume has after resampling to `spacing_zyx` in mm (None: as it is)."""
-    if spacing_zyx is None:
-        return math.prod(geometry.size)
-    pairs = zip(geometry.size, geometry.spacing, spacing_zyx[::-1], strict=True)
-    return math.prod(max(1, round(n * old / new)) for n, old, new in pairs)

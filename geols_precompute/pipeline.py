@@ -17,11 +17,11 @@ from geols_precompute.parts import Part
 from geols_precompute.recipe import Recipe, TrainingHints
 from geols_precompute.reuse import Reuse
 from geols_precompute.store.atomic import replace_file, writing_to
-from geols_precompute.store.layout import METADATA, root_metadata
+from geols_precompute.store.layout import METADATA, VOLUMES, root_metadata
 from geols_precompute.store.writer import (
     amend_manifest,
+    committed_case,
     create_store,
-    edited_cases,
     manifest_digests,
     read_attributes,
     refuse_store,
@@ -31,8 +31,6 @@ from geols_precompute.store.writer import (
     write_manifest,
 )
 from geols_precompute.task import Outcome, Task, run_case, source_digest
-
-VOLUMES = "volumes.zarr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +189,12 @@ def _make_room(plan: Plan, root: Path) -> None:
 
     The order matters: what was edited must not pass for whole once the manifest says nothing of it any more.
     """
+    digests = manifest_digests(root)
     again = {task.case.id for task in plan.tasks} | {problem.case_id for problem in plan.problems}
-    if not again:
-        return
-    for case in edited_cases(root):
-        if case in again:
-            remove_case(root, case)
-    if again & set(manifest_digests(root)):
+    if again := again & set(digests):
+        for case in again:
+            if committed_case(root, case, digests) is None:
+                remove_case(root, case)
         amend_manifest(root, without=again)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from geols_precompute.errors import InputError
+from geols_precompute.geometry import Geometry
 from geols_precompute.volumes import Int32Array, Volume
 
 IGNORE_INDEX = 255
@@ -27,6 +28,15 @@ def prepare(volume: Volume, *, spacing: tuple[float, float, float] | None, clip:
         clipped = [np.clip(m, *low_high.astype(np.float32)) for m, low_high in zip(volume.image, limits, strict=True)]
         volume = replace(volume, image=np.stack(clipped))
     return volume
+
+
+def prepared_size(geometry: Geometry, spacing_zyx: tuple[float, float, float] | None) -> tuple[int, int, int]:
+    """Return the size (x,y,z) of a volume after resampling to `spacing_zyx` in mm (None: as it is)."""
+    if spacing_zyx is None:
+        return geometry.size
+    pairs = zip(geometry.size, geometry.spacing, spacing_zyx[::-1], strict=True)
+    x, y, z = (max(1, round(n * old / new)) for n, old, new in pairs)
+    return x, y, z
 
 
 def class_indices(label_ZYX: Int32Array, values: Sequence[int], *, ignore: int | None = None) -> UInt8Array:
@@ -57,8 +67,7 @@ def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume
     """Resample the image linearly and the label by nearest neighbour: size round(n·old/new), origin kept."""
     old = volume.geometry
     spacing = (spacing_zyx[2], spacing_zyx[1], spacing_zyx[0])
-    x, y, z = (max(1, round(n * s / t)) for n, s, t in zip(old.size, old.spacing, spacing, strict=True))
-    new = replace(old, size=(x, y, z), spacing=spacing)
+    new = replace(old, size=prepared_size(old, spacing_zyx), spacing=spacing)
 
     def resample(array: npt.NDArray[Any], interpolator: int) -> npt.NDArray[Any]:
         image = sitk.GetImageFromArray(array)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from geols_precompute.cases import Case
 from geols_precompute.errors import ClusterError, InputError
-from geols_precompute.headers import prepared_voxels, read_case_header
+from geols_precompute.geometry import Geometry
+from geols_precompute.headers import read_case_header
 from geols_precompute.memory import needed_bytes, readable
+from geols_precompute.preparation import prepared_size
 from geols_precompute.recipe import Recipe
 
 #: Headers that are read to find the largest case among those with the largest files.
@@ -36,17 +38,11 @@ class Workers:
     note: str = ""
 
 
-def case_bytes(case: Case, recipe: Recipe) -> int:
-    """Return about how much memory a worker needs for a case, from the headers of its files.
-
-    Raises:
-        InputError: they cannot be read.
-    """
-    modalities = len(recipe.preprocessing.modalities)
-    geometry = read_case_header(case, modalities=modalities)
-    voxels = max(math.prod(geometry.size), prepared_voxels(geometry, recipe.preprocessing.spacing))
+def case_bytes(geometry: Geometry, recipe: Recipe) -> int:
+    """Return about how much memory a worker needs for a case whose files lie on this grid."""
+    voxels = max(math.prod(size) for size in (geometry.size, prepared_size(geometry, recipe.preprocessing.spacing)))
     channels = len(recipe.classes) - (recipe.maps.background != "seeds")
-    return needed_bytes(voxels, modalities=modalities, channels=channels)
+    return needed_bytes(voxels, modalities=len(recipe.preprocessing.modalities), channels=channels)
 
 
 def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
@@ -60,7 +56,8 @@ def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
     needs = [0]
     for case in sorted(cases, key=file_bytes, reverse=True)[:CANDIDATES]:
         with suppress(InputError):
-            needs.append(case_bytes(case, recipe))
+            geometry = read_case_header(case, modalities=len(recipe.preprocessing.modalities))
+            needs.append(case_bytes(geometry, recipe))
     return max(needs)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from geols_precompute.errors import StoreError
 from geols_precompute.recipe import ClassLabel, Preprocessing, TrainingHints, recipe_differences
+from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source
 
-VOLUMES = "volumes.zarr"
 PACKED = ".zarr.zip"
 
 

@@ -18,6 +18,7 @@ from test_cli import digest, error_line, precompute
 from geols_precompute import cluster, resources
 from geols_precompute.cases import Case
 from geols_precompute.errors import ClusterError
+from geols_precompute.headers import read_case_header
 from geols_precompute.recipe import MapParameters, Preprocessing, Recipe, class_table
 from geols_precompute.runlog import read
 from geols_precompute.task import Outcome, Task
@@ -319,7 +320,7 @@ def test_the_need_follows_from_the_largest_case(nnunet):
         discover(nnunet(name, cases=1, shape=shape)).cases[0]
         for name, shape in (("a", (12, 14, 16)), ("b", (40, 50, 60)))
     )
-    needs = [resources.case_bytes(case, RECIPE) for case in (small, large)]
+    needs = [resources.case_bytes(read_case_header(case, modalities=1), RECIPE) for case in (small, large)]
     assert resources.largest_need([small, large], RECIPE) == needs[1] > needs[0]
     (large.images[0]).write_bytes(b"")
     assert resources.largest_need([small, large], RECIPE) == needs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from test_pipeline import plan_of, run
 
 from geols_precompute import dryrun, task, volumes
 from geols_precompute.cli import duration
-from geols_precompute.headers import prepared_voxels, read_case_header, read_header
+from geols_precompute.headers import read_case_header, read_header
 from geols_precompute.memory import readable
 
 
@@ -155,13 +156,13 @@ def test_a_store_of_another_recipe_is_refused_as_in_a_run(nnunet):
 @pytest.mark.parametrize("spacing", [None, (2.0, 0.7, 1.1)])
 def test_voxels_after_resampling_are_those_of_the_prepared_volume(nnunet, spacing):
     from geols_precompute.layouts import discover
-    from geols_precompute.preparation import prepare
+    from geols_precompute.preparation import prepare, prepared_size
 
     case = discover(nnunet(cases=1)).cases[0]
     geometry = read_case_header(case, modalities=1)
     volume = volumes.read_volume(case.images, case.label, modalities=1)
     assert geometry == volume.geometry
-    assert prepared_voxels(geometry, spacing) == prepare(volume, spacing=spacing, clip=None).image[0].size
+    assert math.prod(prepared_size(geometry, spacing)) == prepare(volume, spacing=spacing, clip=None).image[0].size
 
 
 def test_a_header_of_several_modalities_in_one_file(tmp_path):

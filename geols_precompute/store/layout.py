@@ -12,6 +12,8 @@ from geols_precompute.geometry import Geometry
 from geols_precompute.recipe import ClassLabel
 
 VERSION = 1
+#: The folder of the volume store, beside which label stores lie.
+VOLUMES = "volumes.zarr"
 MANIFEST = "manifest.json"
 METADATA = "zarr.json"
 TEMPORARY_PREFIX = ".tmp-"

@@ -204,23 +204,15 @@ def manifest_digests(root: Path) -> Mapping[str, str]:
     return {}
 
 
-def edited_cases(root: Path) -> list[str]:
-    """Return the cases whose zarr.json is another than the manifest says."""
-    digests = manifest_digests(root)
-    trusted = {case for case, _ in whole_cases(root, digests)}
-    return sorted(set(digests) - trusted) if digests else []
-
-
 def amend_manifest(root: Path, without: Collection[str] = ()) -> None:
     """Take cases out of a manifest, if there is one, and follow a root that was rewritten; nothing is added.
 
     Raises:
         StoreError: the root is damaged.
     """
-    known = manifest_digests(root)
-    if not (root / MANIFEST).exists():
-        return
-    _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
+    if (root / MANIFEST).exists():
+        known = manifest_digests(root)
+        _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
 
 
 def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
