@@ -20,9 +20,10 @@ from geols_precompute.options import (
     reports_errors,
 )
 from geols_precompute.recipe import PRESETS, Recipe
+from geols_precompute.wording import duration, plural, readable
 
 if TYPE_CHECKING:
-    from geols_precompute.cluster import ClusterExecutor
+    from geols_precompute.cluster import InProcess, OnDask
     from geols_precompute.pipeline import Plan
     from geols_precompute.task import Outcome
 
@@ -139,23 +140,23 @@ def precompute(
 
 
 @contextmanager
-def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> Iterator[ClusterExecutor]:
+def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> Iterator[InProcess | OnDask]:
     """Provide what runs the tasks of a plan, and say where that is.
 
     Raises:
         ClusterError: there is no such cluster, or memory is too small for the largest case.
     """
     from geols_precompute import cluster
-    from geols_precompute.memory import readable
     from geols_precompute.resources import largest_need, workers_for
+    from geols_precompute.scheduler import existing_cluster
 
     maps = plan.recipe.maps
     with ExitStack() as stack:
         if not plan.tasks or workers == 0:
-            executor: ClusterExecutor = stack.enter_context(cluster.in_process(maps))
+            executor: InProcess | OnDask = stack.enter_context(cluster.in_process(maps))
         elif scheduler is not None:
             paths = [plan.dataset.root, plan.labels, *{task.reuse.path for task in plan.tasks if task.reuse}]
-            executor = stack.enter_context(cluster.existing_cluster(scheduler, maps, paths))
+            executor = stack.enter_context(existing_cluster(scheduler, maps, paths))
         else:
             need = largest_need((task.case for task in plan.tasks), plan.recipe)
             fitting = workers_for(need, workers)
@@ -175,7 +176,6 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
     """Print what a run will take; nothing of it stays."""
     from geols_precompute.cluster import compile_once
     from geols_precompute.dryrun import estimate
-    from geols_precompute.memory import readable
     from geols_precompute.pipeline import check_stores
     from geols_precompute.progress import show_progress
     from geols_precompute.resources import workers_for
@@ -205,18 +205,6 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
             f"memory  {readable(found.memory)} per worker for the largest case{note}"
         )
     return EXIT_SOME_FAILED if found.problems else EXIT_DONE
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:

@@ -1,32 +1,26 @@
-"""Cluster: where tasks run. In this process, on a local Dask cluster, or on one that is there already."""
+"""Cluster: where tasks run. In this process, or on a Dask cluster, of which this room makes a local one."""
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from geols_precompute import maps, thinning
 from geols_precompute.errors import ClusterError
 from geols_precompute.geodesic import compile_kernels
-from geols_precompute.memory import readable
 from geols_precompute.recipe import MapParameters
 from geols_precompute.task import Outcome, Task
+from geols_precompute.wording import plural, readable
 
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
@@ -36,18 +30,6 @@ LOOK_AHEAD = 2
 MAX_DEATHS = 3
 #: How often to ask a scheduler how many workers it has by now.
 SECONDS_BETWEEN_COUNTS = 1.0
-CONNECT_SECONDS = 30
-
-
-class ClusterExecutor(Protocol):
-    """An executor as `pipeline.Executor` asks for, and what to say of it."""
-
-    @property
-    def description(self) -> str:
-        """Where tasks run, in one line; empty if there is nothing to say."""
-
-    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Yield one outcome per task, in any order."""
 
 
 class InProcess:
@@ -89,7 +71,7 @@ class OnDask:
             submitted[future.key] = task
             running.add(future)
 
-        with _connected():
+        with connected():
             running, threads = as_completed(loop=self.client.loop), _Threads(self.client)
             while waiting or suspects or submitted:
                 while waiting and len(submitted) < LOOK_AHEAD * threads.count():
@@ -113,7 +95,7 @@ class OnDask:
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """Say in one line that the scheduler is lost."""
     from distributed import CancelledError
 
@@ -191,108 +173,14 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
             except (OSError, RuntimeError, TimeoutError) as error:
                 text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
                 raise ClusterError(text) from error
-        closing.callback(_close, client, cluster)
-        said = f"{workers} worker{'s' if workers > 1 else ''} of {readable(memory)}"
+        closing.callback(close_in_peace, client, cluster)
+        said = f"{plural(workers, 'worker')} of {readable(memory)}"
         if dashboard and find_spec("bokeh"):
             said += f", dashboard {client.dashboard_link}"
         yield OnDask(client=client, description=said)
 
 
-@contextmanager
-def existing_cluster(scheduler: str, parameters: MapParameters, paths: Sequence[Path]) -> Iterator[OnDask]:
-    """Provide an executor on a Dask cluster that is there already; it is left as it was found.
-
-    Args:
-        scheduler: its address, such as tcp://host:8786, or its scheduler file.
-        parameters: of the recipe, whose kernels every worker compiles, or loads, when it joins.
-        paths: that every worker must see.
-
-    Raises:
-        ClusterError: no scheduler answers, or a worker lacks a path or this version of geols.
-    """
-    from distributed import Client
-
-    address = _address(scheduler)
-    _require_scheduler(scheduler, address)
-    # the loggers of these set levels of their own
-    for name in ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with ExitStack() as closing:
-        with _connected():
-            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-            closing.callback(_close, client)
-            _require_fit(client, paths)
-            client.register_worker_callbacks(setup=partial(compile_once, parameters))
-            threads = sum(client.nthreads().values())
-        said = f"{threads} threads at {client.scheduler.address}" if threads else "no worker yet; waiting for the first"
-        yield OnDask(client=client, description=f"{said}, dashboard {client.dashboard_link}")
-
-
-def _require_fit(client: Any, paths: Sequence[Path]) -> None:
-    """Refuse a cluster of which a worker does not see the paths or has another version of geols."""
-    try:
-        found = client.run(what_worker_sees, [str(path) for path in paths])
-    except (OSError, TimeoutError):
-        raise
-    except Exception as error:
-        # whatever a worker that lacks geols, or a part of it, makes of the call
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ClusterError(f"a worker cannot run geols ({reason}); install the same version of it there") from error
-    here = _version()
-    for worker, (version, missing) in sorted(found.items()):
-        if version != here:
-            raise ClusterError(
-                f"worker {worker} has geols {version}, and here is {here}; install the same version there"
-            )
-        if missing:
-            raise ClusterError(
-                f"worker {worker} does not see {missing}; data and output must be on a shared file system"
-            )
-
-
-def _address(scheduler: str) -> str:
-    """Return the address that --scheduler gives or the scheduler file at it holds."""
-    address: object = scheduler
-    if "://" not in scheduler:
-        try:
-            address = json.loads(Path(scheduler).read_bytes())["address"]
-        except OSError as error:
-            raise ClusterError(
-                f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a scheduler file"
-            ) from error
-        except (ValueError, RecursionError, LookupError, TypeError) as error:
-            raise ClusterError(f"--scheduler {scheduler}: is no scheduler file; it has no address") from error
-    if not isinstance(address, str) or not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^/\s]+:\d+", address):
-        raise ClusterError(f"--scheduler {scheduler}: no address of the form tcp://host:8786, got {address!r}")
-    return address
-
-
-def _require_scheduler(scheduler: str, address: str) -> None:
-    """Refuse an address where no Dask scheduler answers in time.
-
-    A process of its own asks, for what listens there may be anything, and a client that waits for it cannot be stopped.
-    """
-    code = f"from distributed import Client; Client({address!r}, timeout={CONNECT_SECONDS}).close()"
-    try:
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=CONNECT_SECONDS + 10)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise ClusterError(
-            f"--scheduler {scheduler}: no Dask scheduler answers at {address}; is it running?"
-        ) from error
-
-
-def what_worker_sees(paths: Sequence[str]) -> tuple[str, str]:
-    """What a worker says of itself: its version of geols, and the first path that it does not see."""
-    return _version(), next((path for path in paths if not Path(path).exists()), "")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("geols")
-
-
-def _close(*opened: Any) -> None:
+def close_in_peace(*opened: Any) -> None:
     """Close client and cluster in peace: a second Ctrl-C changes nothing any more."""
     with _no_interrupts():
         for one in opened:

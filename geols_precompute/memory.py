@@ -39,9 +39,3 @@ def needed_bytes(voxels: int, *, modalities: int, channels: int) -> int:
         channels: of the maps.
     """
     return _PROCESS_BYTES + voxels * (18 + 8 * modalities + 11 * channels)
-
-
-def readable(size: float) -> str:
-    """Return a number of bytes as people read it."""
-    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if size >= u), (1e3, "kB"))
-    return f"{size / unit:.3g} {name}"

@@ -13,9 +13,10 @@ from geols_precompute.cases import Case
 from geols_precompute.errors import ClusterError, InputError
 from geols_precompute.geometry import Geometry
 from geols_precompute.headers import read_case_header
-from geols_precompute.memory import needed_bytes, readable
+from geols_precompute.memory import needed_bytes
 from geols_precompute.preparation import prepared_size
 from geols_precompute.recipe import Recipe
+from geols_precompute.wording import readable
 
 #: Headers that are read to find the largest case among those with the largest files.
 CANDIDATES = 16

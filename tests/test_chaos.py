@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from test_cluster import dask, kill
 from test_crash_resume import assert_only_whole_cases
+from test_schedulers import dask, kill
 
 from geols_precompute.store.layout import TEMPORARY_PREFIX
 from geols_precompute.store.verify import open_store, verify_case

@@ -14,9 +14,8 @@ from test_cli import error_line, precompute
 from test_pipeline import plan_of, run
 
 from geols_precompute import dryrun, task, volumes
-from geols_precompute.cli import duration
 from geols_precompute.headers import read_case_header, read_header
-from geols_precompute.memory import readable
+from geols_precompute.wording import duration, readable
 
 
 def tree(folder):
