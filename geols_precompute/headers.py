@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from geols_precompute.cases import Case
 from geols_precompute.errors import InputError
 from geols_precompute.geometry import Geometry
-from geols_precompute.volumes import geometry_of, require_same_grid
+from geols_precompute.volumes import geometry_of, require_modalities, require_one_channel, require_same_grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,14 @@ def read_case_header(case: Case, *, modalities: int) -> Geometry:
         InputError: a header cannot be read, is not of a 3-D volume, or the files do not fit together.
     """
     headers = [read_header(path) for path in case.images]
-    if (found := sum(header.channels for header in headers)) != modalities:
-        raise InputError(f"{case.images[0]}: {found} modalities found where {modalities} are expected")
-    files = [*zip(case.images, headers, strict=True)]
+    require_modalities(case.images[0], sum(header.channels for header in headers), modalities)
     if case.label:
-        files.append((case.label, read_header(case.label)))
-        if files[-1][1].channels != 1:
-            raise InputError(f"{case.label}: a label map must have one channel, found {files[-1][1].channels}")
-    for path, header in files[1:]:
-        require_same_grid(files[0][0], files[0][1].geometry, path, header.geometry)
-    return files[0][1].geometry
+        headers.append(read_header(case.label))
+        require_one_channel(case.label, headers[-1].channels)
+    first = headers[0].geometry
+    for path, header in zip(case.files, headers, strict=True):
+        require_same_grid(case.images[0], first, path, header.geometry)
+    return first
 
 
 def read_header(path: Path) -> Header:

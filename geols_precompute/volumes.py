@@ -73,8 +73,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     """
     read = [read_image(path) for path in images]
     channels = [channel for array, _, _ in read for channel in array]
-    if len(channels) != modalities:
-        raise InputError(f"{images[0]}: {len(channels)} modalities found where {modalities} are expected")
+    require_modalities(images[0], len(channels), modalities)
     geometry = read[0][1]
     for path, (_, other, _) in zip(images[1:], read[1:], strict=True):
         require_same_grid(images[0], geometry, path, other)
@@ -84,8 +83,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     label_ZYX = None
     if label is not None:
         array, other, note = read_image(label)
-        if len(array) != 1:
-            raise InputError(f"{label}: a label map must have one channel, found {len(array)}")
+        require_one_channel(label, len(array))
         require_same_grid(images[0], geometry, label, other)
         label_ZYX = _whole_numbers(array[0], label)
         notes += [note] if note else []
@@ -149,6 +147,26 @@ def fingerprint(volume: Volume) -> Fingerprint:
         label_sha256=hashlib.sha256(np.ascontiguousarray(volume.label, "<i4").data).hexdigest(),
         geometry_sha256=sha256_hex(canonical_json(volume.geometry.as_json())),
     )
+
+
+def require_modalities(first: Path, found: int, expected: int) -> None:
+    """Refuse a case, named by its first image, of which not as many modalities were found as are expected.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if found != expected:
+        raise InputError(f"{first}: {found} modalities found where {expected} are expected")
+
+
+def require_one_channel(label: Path, found: int) -> None:
+    """Refuse a label map of several channels.
+
+    Raises:
+        InputError: naming the number.
+    """
+    if found != 1:
+        raise InputError(f"{label}: a label map must have one channel, found {found}")
 
 
 def require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry) -> None:

@@ -14,8 +14,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import heapq
 import json
 import re
 import statistics
@@ -25,13 +23,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
 from case import write_files
 from inputs import DATA, load_ct
+from simulation import Times, simulate
 
 from geols_precompute import runlog
 from geols_precompute.cases import Case
@@ -40,13 +39,11 @@ from geols_precompute.layouts import discover
 from geols_precompute.pipeline import create_stores, make_plan, run_plan
 from geols_precompute.recipe import MapParameters
 from geols_precompute.recipes import assemble_recipe
+from geols_precompute.store.reader import LabelStore
 from geols_precompute.task import Outcome, Task
 
 COMMAND = (sys.executable, "-m", "geols_precompute")
 MEMORY = 4 * 2**30
-WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-#: Of shared storage, in GB/s: a network share, a good file server, a parallel file system.
-BANDWIDTHS = (0.1, 1.0, 10.0)
 
 
 def main() -> None:
@@ -179,17 +176,6 @@ def timed_run(data: Path, out: Path, executor: OnDask, count: int | None) -> flo
     return time.perf_counter() - begin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Times:
-    """What CTs took: seconds per case and step, wall time of whole runs with one worker, bytes and memory."""
-
-    steps: list[dict[str, float]]
-    wall: float
-    stored: int
-    source: int
-    peak: int
-
-
 def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> Times:
     """Time whole commands in turn: one job with one worker, and two jobs with a part and a worker each.
 
@@ -202,7 +188,7 @@ def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> T
         out = folder / f"one-{workers}-{number}"
         with timed(one):
             subprocess.run(job(data, out, workers), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        digests.add(digest_of(out))
+        digests.add(LabelStore.open(out / "labels.zarr").digest)
         out = folder / f"parts-{workers}-{number}"
         with timed(parts):
             jobs = [
@@ -214,7 +200,7 @@ def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> T
             assert [process.wait() for process in jobs] == [0, 0]
         finalize = "from geols_precompute.store_cli import store; store()"
         subprocess.run([sys.executable, "-c", finalize, "finalize", out], check=True, stdout=subprocess.DEVNULL)
-        digests.add(digest_of(out))
+        digests.add(LabelStore.open(out / "labels.zarr").digest)
     ratio = statistics.median(np.divide(one, parts))
     print(f"\n## Whole commands over CTs, --workers {workers}, medians of {repeats} in turn\n")
     print(f"one job {statistics.median(one):.1f} s, two parts {statistics.median(parts):.1f} s: {ratio:.2f}×")
@@ -242,10 +228,6 @@ def timed(times: list[float]) -> Iterator[None]:
     times.append(time.perf_counter() - begin)
 
 
-def digest_of(out: Path) -> str:
-    return hashlib.sha256((out / "labels.zarr" / "manifest.json").read_bytes()).hexdigest()
-
-
 def dry_run(data: Path, times: Times) -> None:
     """Compare a dry run with what the run with one worker took."""
     with tempfile.TemporaryDirectory() as out:
@@ -255,72 +237,6 @@ def dry_run(data: Path, times: Times) -> None:
     spent = sum(sum(steps.values()) for steps in times.steps)
     print(f"the run: {spent / 3600:.3g} CPU-hours, {times.wall:.0f} s with 1 worker, {times.stored / 1e6:.3g} MB,")
     print(f"peak memory of the worker {times.peak / 1e6:.0f} MB")
-
-
-# --- simulation ----------------------------------------------------------------------------------------------------
-
-
-def simulate(times: Times, per_second: float, *, plot: bool) -> None:
-    """Print, and draw, cases per hour for 1 to 512 workers."""
-    storing = ("read", "commit volume", "commit maps")
-    computing = [sum(s for step, s in steps.items() if step not in storing) for steps in times.steps]
-    on_cpu = [sum(steps[step] for step in storing) for steps in times.steps]
-    moved = (times.stored + times.source) / len(times.steps)
-    busy = [c + s for c, s in zip(computing, on_cpu, strict=True)]
-    print(f"\n## Simulation\n\n{statistics.mean(busy):.2f} s and {moved / 1e6:.1f} MB per case; cases per hour:\n")
-    print("| workers | " + " | ".join(f"{b:g} GB/s" for b in BANDWIDTHS) + " |\n|---|" + "---|" * len(BANDWIDTHS))
-    curves = {b: [cases_per_hour(n, busy, moved / (b * 1e9), 1 / per_second) for n in WORKERS] for b in BANDWIDTHS}
-    for index, workers in enumerate(WORKERS):
-        print(f"| {workers} | " + " | ".join(f"{curves[b][index]:,.0f}" for b in BANDWIDTHS) + " |")
-    limits = {f"storage of {b:g} GB/s": 3600 * b * 1e9 / moved for b in BANDWIDTHS} | {"scheduler": 3600 * per_second}
-    print("\nlimits: " + ", ".join(f"{name} {limit:,.0f} cases per hour" for name, limit in limits.items()))
-    if plot:
-        draw(curves, limits["scheduler"])
-
-
-def cases_per_hour(workers: int, busy: list[float], storage: float, scheduler: float, rounds: int = 40) -> float:
-    """Simulate workers that each, again and again, ask the scheduler, use the storage, and compute.
-
-    Scheduler and storage serve one after another, for so many seconds a case; times to compute are drawn from `busy`.
-    """
-    rng = np.random.default_rng(0)
-    events = [(0.0, worker) for worker in range(workers)]
-    scheduler_free = storage_free = 0.0
-    total = rounds * workers
-    ends = []
-    for _ in range(total):
-        now, worker = heapq.heappop(events)
-        scheduler_free = max(now, scheduler_free) + scheduler
-        storage_free = max(scheduler_free, storage_free) + storage
-        end = storage_free + float(rng.choice(busy))
-        ends.append(end)
-        heapq.heappush(events, (end, worker))
-    # the first and the last rounds are not those of a full cluster
-    ends.sort()
-    first, last = total // 4, 3 * total // 4
-    return 3600 * (last - first) / (ends[last] - ends[first])
-
-
-def draw(curves: dict[float, list[float]], scheduler: float) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    styles = zip(curves.items(), ("#0072b2", "#009e73", "#d55e00"), ("o", "s", "^"), strict=True)
-    for (bandwidth, values), colour, marker in styles:
-        axes.plot(WORKERS, values, color=colour, marker=marker, label=f"storage of {bandwidth:g} GB/s")
-    axes.plot(WORKERS, [curves[BANDWIDTHS[-1]][0] * n for n in WORKERS], color="0.6", linestyle=":", label="no limit")
-    axes.axhline(scheduler, color="0.3", linestyle="--", label="scheduler")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(WORKERS, [str(n) for n in WORKERS])
-    axes.set_xlabel("workers, one core each")
-    axes.set_ylabel("CTs per hour")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(Path(__file__).resolve().parents[2] / "docs" / "scale.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import socket
 import statistics
@@ -41,10 +40,11 @@ from geols_precompute.store_cli import store as store_command
 from geols_precompute.task import run_case
 
 COMPUTING = ("maps", "commit maps")
-#: Prints a process's own peak at its end; what getrusage reports includes the process that started it.
+#: Prints a process's own peak at its end; what its parent is told of it would include the parent.
 MEASURED = """
 import atexit
-atexit.register(lambda: print(open("/proc/self/status").read()))
+from geols_precompute.memory import peak_bytes
+atexit.register(lambda: print(peak_bytes()))
 from geols_precompute.store_cli import store
 store()
 """
@@ -228,8 +228,7 @@ def peak_megabytes(*arguments: object) -> tuple[float, float]:
         text=True, check=True,
     )  # fmt: skip
     seconds = time.perf_counter() - begin
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
-    return int(kilobytes) * 1024 / 1e6, seconds
+    return int(done.stdout.split()[-1]) / 1e6, seconds
 
 
 def remove(*paths: Path) -> None:
