@@ -1,8 +1,7 @@
-"""Stores on servers: nginx with and without ranges, a server that fails in every way, and S3."""
+"""Stores on servers: nginx with and without ranges, and a server that fails in every way."""
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 from servers import Faults, failing, nginx
 from test_archive import packed
 from test_share import CASES, part, run, whole
-from test_store import label_store
 
 from geols_precompute.errors import StoreError
 from geols_precompute.store import remote, share
@@ -272,75 +270,6 @@ store()
         )  # fmt: skip
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1] == f'error: {package} is not installed; run: pip install "geols[remote]"'
-
-
-# --- S3 ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """A bucket of an S3 service on this machine, and a way to copy a folder into it."""
-    server_module = pytest.importorskip("moto.server", reason="moto, which stands for S3, is not installed")
-    pytest.importorskip("s3fs")
-    import boto3
-
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }  # fmt: skip
-    before = dict(os.environ)
-    os.environ.update(settings)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="labels")
-    yield client
-    server.stop()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def upload(client, folder, prefix):
-    for path in folder.rglob("*"):
-        if path.is_file():
-            client.upload_file(str(path), "labels", f"{prefix}/{path.relative_to(folder).as_posix()}")
-
-
-def test_pull_from_s3(bucket, site, tmp_path, monkeypatch):
-    root, store = site
-    upload(bucket, root, "public")
-    size = (root / SHARD[1:]).stat().st_size
-    # the file may end with a piece, in the middle of one, or with the first
-    for number, piece in enumerate((size, size // 2, 10_000, 2**23)):
-        monkeypatch.setattr(remote, "BUCKET_PIECE_BYTES", piece)
-        for name in ("labels.zarr", "labels.zarr.zip"):
-            out = tmp_path / f"{number}-{name}"
-            result = run("pull", f"s3://labels/public/{name}", "-o", out)
-            assert result.exit_code == 0, result.output
-            whole(out, store.digest)
-    bucket.delete_object(Bucket="labels", Key=f"public{SHARD}")
-    result = run("pull", "s3://labels/public/labels.zarr", "-o", tmp_path / "out.zarr")
-    assert result.exit_code == 1
-    assert f"failed: b: s3://labels/public{SHARD}: there is no such file" in result.output
-    assert not (tmp_path / "out.zarr/b").exists()
-
-
-def test_wrong_addresses_on_s3(bucket, tmp_path):
-    for url in ("s3://labels/nothing.zarr", "s3://labels/nothing.zarr.zip", "s3://nobucket/labels.zarr"):
-        result = run("pull", url, "-o", tmp_path / "out.zarr")
-        assert result.exit_code == 2
-        assert "is the address right?" in result.output, result.output
-        assert not (tmp_path / "out.zarr").exists()
-
-
-def test_a_large_case_streams_through_s3(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "BUCKET_PIECE_BYTES", 100_000)
-    store = label_store(tmp_path / "big/labels.zarr", ("one",), shape=(40, 140, 130))
-    assert (store.path / "one/maps/c/0/0/0/0").stat().st_size > 500_000
-    upload(bucket, tmp_path / "big", "big")
-    assert run("pull", "s3://labels/big/labels.zarr", "-o", tmp_path / "out.zarr").exit_code == 0
-    whole(tmp_path / "out.zarr", store.digest)
 
 
 def test_ctrl_c_ends_a_pull_that_waits_for_a_server(site, tmp_path):

@@ -27,7 +27,14 @@ from geols_precompute.store.int16 import to_int16
 from geols_precompute.store.layout import IMAGE, LABEL, MAPS, TEMPORARY_PREFIX, ChunkGrid, root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
-from geols_precompute.store.writer import commit_case, committed_cases, create_store, remove_case, write_manifest
+from geols_precompute.store.writer import (
+    amend_manifest,
+    commit_case,
+    committed_cases,
+    create_store,
+    remove_case,
+    write_manifest,
+)
 
 RECIPE = Recipe(classes=class_table({1: "a", 5: "b"}), preprocessing=Preprocessing(modalities=("ct",)))
 SOURCE = {"image_sha256": ["0" * 64], "label_sha256": "1" * 64, "geometry_sha256": "2" * 64}
@@ -601,3 +608,11 @@ def test_reading_inside_a_running_event_loop_works(store):
         return store.maps("one")
 
     np.testing.assert_array_equal(asyncio.run(read()), store.maps("one"))
+
+
+def test_a_damaged_manifest_is_not_amended_to_an_empty_one(store):
+    path = store.path / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-5])
+    amend_manifest(store.path)
+    with pytest.raises(StoreError, match=r"manifest\.json: not valid JSON"):
+        LabelStore.open(store.path)

@@ -210,8 +210,8 @@ def amend_manifest(root: Path, without: Collection[str] = ()) -> None:
     Raises:
         StoreError: the root is damaged.
     """
-    if (root / MANIFEST).exists():
-        known = manifest_digests(root)
+    # a damaged one stays what it is, and is refused, until a run or finalize writes it anew
+    if known := manifest_digests(root):
         _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
 
 
