@@ -87,9 +87,16 @@ class StoredBatch:
         """Return the batch in pinned memory; the DataLoader calls this."""
         return self._each(torch.Tensor.pin_memory)
 
-    def normalised(self) -> Batch:
-        """Return the batch with z-scores; padding, and what lies outside a stripped skull, is 0."""
+    def tensors(self) -> list[torch.Tensor]:
+        """Return every tensor of the batch."""
+        values = (getattr(self, f.name) for f in fields(self) if f.name != "cases")
+        return [tensor for tensor in values if tensor is not None]
+
+    def normalised(self, vary: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Batch:
+        """Return the batch with z-scores, which `vary` may change; padding and outside a stripped skull they are 0."""
         image_BMZYX = (self.image.float() - _spread(self.mean)).div_(_spread(self.std))
+        if vary is not None:
+            image_BMZYX = vary(image_BMZYX)
         if self.empty is not None:
             image_BMZYX.masked_fill_(self.image == _spread(self.empty), 0)
         image_BMZYX.masked_fill_(~self.inside_BZYX()[:, None], 0)

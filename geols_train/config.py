@@ -45,6 +45,7 @@ class TrainConfig:
         features: channels per level of the U-Net.
         augment: paper (transpose and flip, whole batches), flips, or none.
         flip_axes: of augment = flips: which of z, y and x may be flipped.
+        intensity: also vary noise, brightness, contrast and gamma of the images, as nnU-Net does.
         split: TRAIN,VALIDATION,TEST as counts or fractions, a split.json, or nnU-Net's splits_final.json[:FOLD].
         split_seed: of a drawn split; it does not change with random_seed.
         repeats: trainings with random_seed, random_seed + 1, ...; the summary gives mean and standard deviation.
@@ -55,6 +56,8 @@ class TrainConfig:
         workers: processes that load batches; None is 4 for an accelerator and 0 (this process) for a CPU.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 autocast where the hardware has it), bf16 or float32.
+        compile: run the network through torch.compile in training.
+        channels_last: keep the channels of a voxel together in memory; it may be faster on tensor cores.
         tensorboard: also write TensorBoard files.
         profile: print where the time of the steps went; measuring makes an accelerator wait.
     """
@@ -77,6 +80,7 @@ class TrainConfig:
     features: tuple[int, ...] = PAPER_FEATURES
     augment: Augment = "paper"
     flip_axes: str = "zyx"
+    intensity: bool = False
     split: str = "0.7,0.1,0.2"
     split_seed: int = 0
     repeats: int = 1
@@ -87,6 +91,8 @@ class TrainConfig:
     workers: int | None = None
     device: str = "auto"
     precision: Precision = "auto"
+    compile: bool = False
+    channels_last: bool = False
     tensorboard: bool = False
     profile: bool = False
 
@@ -195,5 +201,5 @@ _RULES: tuple[_Rule, ...] = (
     ("crop window", _size, "three voxel counts (z, y, x) of at least 1"),
     ("flip_axes", lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), "some of z, y and x"),
     ("labels split device", lambda v: isinstance(v, str) and bool(v), "a text"),
-    ("tensorboard profile", lambda v: isinstance(v, bool), "true or false"),
+    ("intensity compile channels_last tensorboard profile", lambda v: isinstance(v, bool), "true or false"),
 )

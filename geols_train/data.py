@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from geols_precompute.preparation import IGNORE_INDEX
 from geols_precompute.store.shard import Window
 from geols_train.batches import StoredWindow, collate
+from geols_train.distributed import ALONE, World
 from geols_train.intensity import ZScore, zscore
 from geols_train.stores import Stores
 from geols_train.windows import Box, Size, centre_box, random_box
@@ -150,10 +151,13 @@ class EpochBatches:
 
     Each case comes once an epoch, in a new order; the last batch may be smaller. Set `epoch` and `skip` (batches that
     are done already) before iterating.
+
+    Of a batch, each process of a world has the cases that are dealt to it. Where the last batch has too few cases for
+    that, a process without a share still goes through one of them, as all must take every step, and counts none of it.
     """
 
-    def __init__(self, cases: Sequence[str], batch_size: int, seed: int) -> None:
-        self.cases, self.batch_size, self.seed = tuple(cases), batch_size, seed
+    def __init__(self, cases: Sequence[str], batch_size: int, seed: int, world: World = ALONE) -> None:
+        self.cases, self.batch_size, self.seed, self.world = tuple(cases), batch_size, seed, world
         self.epoch = self.skip = 0
 
     def __len__(self) -> int:
@@ -163,7 +167,12 @@ class EpochBatches:
         order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(self.cases))
         items: list[Index] = [(self.cases[i], (self.seed, _PLACE, self.epoch, int(i))) for i in order]
         for start in range(self.skip * self.batch_size, len(items), self.batch_size):
-            yield items[start : start + self.batch_size]
+            batch = items[start : start + self.batch_size]
+            yield self.world.deal(batch) or batch[:1]
+
+    def has_share(self, batch: int) -> bool:
+        """Whether this process has cases of its own in a batch of the epoch."""
+        return self.world.rank < len(self.cases) - batch * self.batch_size
 
 
 def make_loader(

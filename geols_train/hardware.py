@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
@@ -20,13 +21,17 @@ class OutOfMemoryError(GeolsError, MemoryError):
 def choose_device(name: str) -> torch.device:
     """Return the device of that name; auto is the first accelerator, else the CPU.
 
+    Of several processes that torchrun starts on a machine, each gets a GPU of its own under auto and cuda.
+
     Raises:
         InputError: there is no such device.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda"
+    if name == "cuda" and (local_rank := os.environ.get("LOCAL_RANK")):
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -52,6 +57,11 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes load batches: none for a CPU, which has enough to do, 4 for an accelerator."""
+    return 0 if device.type == "cpu" else 4
 
 
 @contextmanager

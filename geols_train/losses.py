@@ -5,6 +5,8 @@ Shapes: B cases, C classes (background first), then z,y,x. `counted` is false wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 
@@ -28,20 +30,22 @@ def focal_loss(
 
 
 def dice_semimetric_loss(
-    logits_BCZYX: torch.Tensor, target_BCZYX: torch.Tensor, counted_BZYX: torch.Tensor
-) -> torch.Tensor:
+    logits_BCZYX: torch.Tensor, target_BCZYX: torch.Tensor, counted_BZYX: torch.Tensor,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+) -> torch.Tensor:  # fmt: skip
     """Return the Dice semimetric loss, DML1 of Wang et al. 2023, averaged over the foreground classes.
 
     1 - (‖p‖ + ‖y‖ - ‖p - y‖) / (‖p‖ + ‖y‖) with L1 norms over the counted voxels of the batch. On hard targets it
     equals the usual soft Dice loss; unlike that, its one minimum is p = y when y is soft, whereas
-    1 - 2Σpy / (Σp + Σy) pulls p to 0 and 1 and so undoes the smoothing.
+    1 - 2Σpy / (Σp + Σy) pulls p to 0 and 1 and so undoes the smoothing. Where other processes have parts of the batch,
+    `total` adds their norms to those of this one.
     """
     p_BCZYX = logits_BCZYX.float().softmax(dim=1)[:, 1:]
     y_BCZYX = target_BCZYX[:, 1:]
     counted = counted_BZYX[:, None]
     axes = (0, 2, 3, 4)
-    difference_C = ((p_BCZYX - y_BCZYX).abs() * counted).sum(dim=axes)
-    total_C = ((p_BCZYX + y_BCZYX) * counted).sum(dim=axes)
+    difference_C = total(((p_BCZYX - y_BCZYX).abs() * counted).sum(dim=axes))
+    total_C = total(((p_BCZYX + y_BCZYX) * counted).sum(dim=axes))
     # 1 - (total - difference) / total; the softmax is positive, so only a batch without counted voxels has total 0
     return (difference_C / total_C.clamp(min=torch.finfo(torch.float32).tiny)).mean()
 

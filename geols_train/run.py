@@ -17,19 +17,20 @@ from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import TrainConfig, read_toml
 from geols_train.data import CaseReader
+from geols_train.distributed import World, join_world
 from geols_train.files import write_json, write_text
 from geols_train.hardware import choose_device
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.splits import Split, make_split
-from geols_train.stores import Stores, open_stores, require_fit
+from geols_train.stores import Stores, open_stores, require_fit, require_same_stores
 from geols_train.testing import CaseResult, mean_and_std, summarise, write_cases
-from geols_train.training import BEST, LAST, Trainer, require_same_stores
+from geols_train.training import BEST, LAST, Trainer
 from geols_train.unet import require_size, smallest_size
 from geols_train.windows import Size
 
 CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
 #: What may change when a run is resumed: where it runs. It may also go on longer, if no schedule depends on that.
-MAY_CHANGE = {"data", "cache", "workers", "device", "tensorboard", "profile"}
+MAY_CHANGE = {"data", "cache", "workers", "device", "compile", "channels_last", "tensorboard", "profile"}
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -45,7 +46,15 @@ def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -
         GeolsError: of the kind that fits, before anything is trained where that can be known.
         Stopped: a signal came; resume goes on.
     """
-    choose_device(config.device)
+    with join_world(choose_device(config.device)) as world:
+        return _train_and_test(config, folder, world, resume=resume)
+
+
+def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: bool) -> dict[str, Any]:
+    if config.batch_size < world.size:
+        raise RecipeError(
+            f"--batch-size {config.batch_size} is of all {world.size} processes together: give at least {world.size}"
+        )
     stores = open_stores(config.data, config.labels, maps_needed=config.method == "geols")
     split = make_split(str(folder / SPLIT) if resume else config.split, stores.cases, seed=config.split_seed)
     require_fit(stores, split.cases)
@@ -58,50 +67,57 @@ def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
     reader = make_reader(config, stores, split)
-    write_text(folder / CONFIG, config.to_toml())
-    write_json(folder / SPLIT, split.as_json())
+    if world.leads:
+        write_text(folder / CONFIG, config.to_toml())
+        write_json(folder / SPLIT, split.as_json())
     if config.repeats == 1:
-        return train_once(config, reader, split, spec, folder, config.random_seed, resume=resume)
+        return train_once(config, reader, split, spec, folder, config.random_seed, world, resume=resume)
     summaries = []
     for repeat in range(config.repeats):
         below = folder / f"repeat-{repeat + 1}"
         below.mkdir(exist_ok=True)
         seed = config.random_seed + repeat
-        summaries.append(train_once(config, reader, split, spec, below, seed, resume=resume))
+        summaries.append(train_once(config, reader, split, spec, below, seed, world, resume=resume))
     measured = mean_and_std([{name: summary[name] for name in MEASURED} for summary in summaries])
     summary = {"repeats": config.repeats, **summaries[0], **measured}
-    write_json(folder / SUMMARY, summary)
+    if world.leads:
+        write_json(folder / SUMMARY, summary)
     return summary
 
 
 def train_once(
-    config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, seed: int, *, resume: bool
-) -> dict[str, Any]:
+    config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, seed: int, world: World,
+    *, resume: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Train one network, test the best of its epochs, and write and return the summary."""
     if resume and (done := _finished(folder, config.epochs, reader.store_digests())):
         return done
-    trainer = Trainer(config, reader, split, spec, folder, seed)
+    trainer = Trainer(config, reader, split, spec, folder, seed, world)
     if resume:
         trainer.restore()
     click.echo(describe(config, split, trainer))
     progress = trainer.train()
-    draw_curves(folder)
     _, network = load_network(folder / BEST, trainer.device)
     evaluator, results = trainer.evaluator, []
     # nnU-Net's folds have no test cases: the validation cases are then reported, and the summary says so
     part = "test" if split.test else "validation"
-    with show_progress(len(getattr(split, part)), part) as advance:
-        for case in getattr(split, part):
+    mine = world.deal(getattr(split, part))
+    with show_progress(len(mine), part) as advance:
+        for case in mine:
             results.append(evaluator.measure(network, case))
             advance()
-    write_cases(folder / CASES, results)
-    draw_cases(folder, [(result, *evaluator.predict(network, result.case)) for result in ranked(results, spec)], spec)
+    results = world.collect(results)
     summary = {
         "method": config.method, "alpha": config.alpha if config.method in ("geols", "ls") else None,
         "epochs": config.epochs, "best_epoch": progress.best_epoch, "validation_dice": progress.best_dice,
         "tested_on": part, "eval": config.eval, **summarise(results, spec), "stores": reader.store_digests(),
     }  # fmt: skip
-    write_json(folder / SUMMARY, summary)
+    if world.leads:
+        draw_curves(folder)
+        write_cases(folder / CASES, results)
+        shown = [(result, *evaluator.predict(network, result.case)) for result in ranked(results, spec)]
+        draw_cases(folder, shown, spec)
+        write_json(folder / SUMMARY, summary)
     return summary
 
 
@@ -110,9 +126,10 @@ def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     smooth = f" (α {config.alpha:g})" if config.method in ("geols", "ls") else ""
     parts = f"{len(split.train)} cases to train, {len(split.validation)} to validate, {len(split.test)} to test"
     parameters = sum(p.numel() for p in trainer.network.parameters())
+    device = str(trainer.device) if trainer.world.alone else f"{trainer.world.size} × {trainer.device.type}"
     return (
         f"{config.method}{smooth}: {parts}\n{'window' if config.window else 'crop'} "
-        f"{' '.join(map(str, trainer.spec.window))}, {parameters:,} parameters, {trainer.device}, {trainer.precision}"
+        f"{' '.join(map(str, trainer.spec.window))}, {parameters:,} parameters, {device}, {trainer.precision}"
     )
 
 

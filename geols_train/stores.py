@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,3 +129,17 @@ def _names_beside(folder: Path) -> str:
     if names:
         return f"--labels takes one of {', '.join(names)}, or a path"
     return "run geols-precompute first, or give a path with --labels"
+
+
+def require_same_stores(where: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse to go on with a run whose stores have changed.
+
+    Raises:
+        StoreError: a digest differs; the message names the store.
+    """
+    for name, digest in now.items():
+        if before.get(name) != digest:
+            raise StoreError(
+                f"{where}: the {name} store has changed since (digest {digest[:12]}, was "
+                f"{str(before.get(name))[:12]}); start a new run with another --out"
+            )

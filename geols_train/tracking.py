@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from geols_precompute.errors import MissingExtraError
 
@@ -20,22 +20,29 @@ class Tracker:
         folder: of the run.
         tensorboard: also write TensorBoard files below it.
         after: keep only the lines up to this step: a resumed run repeats what came after its checkpoint.
+        enabled: disabled, it writes nothing.
 
     Raises:
         MissingExtraError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False, after: int = 0) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool = False, after: int = 0, enabled: bool = True) -> None:
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if not enabled:
+            return
         path = folder / LOG
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after]
         path.write_text("".join(kept))
-        self._board = _summary_writer(folder / "tensorboard", after) if tensorboard else None
+        if tensorboard:
+            self._board = _summary_writer(folder / "tensorboard", after)
         self._file = path.open("a")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write numbers under their names, as they are after `step` training steps."""
-        self._file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
@@ -46,7 +53,8 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,25 +18,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from geols_precompute.errors import GeolsError, StoreError
-from geols_precompute.preparation import IGNORE_INDEX
-from geols_train.augment import augment
+from geols_precompute.errors import GeolsError
+from geols_train.augment import augment, vary_intensities
 from geols_train.batches import Batch, StoredBatch
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader, EpochBatches, WindowDataset, make_loader
-from geols_train.fused import Mix, mixed_cross_entropy
-from geols_train.hardware import autocast, choose_device, explain_out_of_memory, uses_bf16
+from geols_train.distributed import World
+from geols_train.hardware import autocast, default_workers, explain_out_of_memory, uses_bf16
 from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
-from geols_train.losses import dice_semimetric_loss, focal_loss, soft_cross_entropy
+from geols_train.objective import Objective
+from geols_train.prefetch import on_device
 from geols_train.profile import Profile
 from geols_train.splits import Split
-from geols_train.targets import soft_label
+from geols_train.stores import require_same_stores
 from geols_train.testing import Evaluator
 from geols_train.tracking import Tracker
 
 BEST, LAST = "best.pt", "last.pt"
-_AUGMENTATION = 2
+_AUGMENTATION, _INTENSITIES = 2, 3
 
 
 class TrainingError(GeolsError, RuntimeError):
@@ -63,30 +63,44 @@ class Trainer:
         spec: of the network.
         folder: receives log.jsonl, best.pt and last.pt.
         random_seed: of this training.
+        world: the processes that train together, and the device of this one.
+
+    Attributes:
+        network: what is trained, validated and saved; `forward` runs it in training, compiled or shared if asked.
     """
 
     def __init__(
-        self, config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, random_seed: int
-    ) -> None:
+        self, config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, random_seed: int,
+        world: World,
+    ) -> None:  # fmt: skip
         self.config, self.reader, self.spec, self.folder, self.seed = config, reader, spec, folder, random_seed
+        self.world, self.device = world, world.device
         self.validation_cases = split.validation
-        self.device = choose_device(config.device)
         torch.manual_seed(random_seed)
+        self.memory_format = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.network = spec.network().to(self.device)
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        # a graph for each shape: a transposed batch has another one, and there are four at most
+        forward: Any = torch.compile(self.network, dynamic=False) if config.compile else self.network
+        self.forward = world.shared(forward)
+        labels = reader.stores.labels
+        self.objective = Objective(
+            config=config, n_classes=len(spec.classes), channels=labels.channels if labels else (), world=world
+        )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         place: Literal["centre", "random"] = "random" if config.window else "centre"
-        on_device = config.cache == "device"
+        whole_on_device = config.cache == "device"
         if config.cache != "none":
             with explain_out_of_memory("--cache to ram or none"):
-                training_reader = reader.cached(split.train, self.device if on_device else None)
+                training_reader = reader.cached(split.train, self.device if whole_on_device else None)
         else:
             training_reader = reader
         workers = default_workers(self.device) if config.workers is None else config.workers
-        self.batches = EpochBatches(split.train, config.batch_size, random_seed)
+        self.batches = EpochBatches(split.train, config.batch_size, random_seed, world)
         self.loader = make_loader(
             WindowDataset(training_reader, spec.window, place=place), self.batches,
             # what lies on the device is cut there, by this process
-            workers=0 if on_device else workers, pin=self.device.type == "cuda" and not on_device,
+            workers=0 if whole_on_device else workers, pin=self.device.type == "cuda" and not whole_on_device,
         )  # fmt: skip
         self.evaluator = Evaluator(
             reader=replace(reader, maps_needed=False), spec=spec, extent=config.eval, precision=config.precision
@@ -116,7 +130,9 @@ class Trainer:
             f"--batch-size (now {self.config.batch_size}; --accumulate makes up for it), --crop or --window (now "
             f"{' '.join(map(str, self.spec.window))}), or --features"
         )
-        tracker = Tracker(self.folder, tensorboard=self.config.tensorboard, after=self.step)
+        tracker = Tracker(
+            self.folder, tensorboard=self.config.tensorboard, after=self.step, enabled=self.world.leads
+        )  # fmt: skip
         with tracker, stop_between_steps() as stop, explain_out_of_memory(memory_options):
             try:
                 while self.progress.epoch < self.config.epochs:
@@ -128,6 +144,7 @@ class Trainer:
                 raise
         if self.profile.enabled:
             click.echo(self.profile.table())
+        self.world.wait()  # until the best network is saved
         return self.progress
 
     def train_epoch(self, tracker: Tracker, stop: StopRequest) -> None:
@@ -135,7 +152,7 @@ class Trainer:
         self.network.train()
         self.batches.epoch, self.batches.skip = self.progress.epoch, len(self.progress.losses)
         bar = tqdm(
-            self.loader, desc=f"epoch {self.progress.epoch + 1}", total=len(self.batches),
+            on_device(self.loader, self.device), desc=f"epoch {self.progress.epoch + 1}", total=len(self.batches),
             initial=self.batches.skip, unit="step", leave=False, disable=None, dynamic_ncols=True,
         )  # fmt: skip
         self.profile.start()
@@ -148,7 +165,7 @@ class Trainer:
             place, size = self.group_of(len(self.progress.losses) - 1)
             if place == size - 1:
                 # gradients that wait for the rest of their group are in no checkpoint
-                stop.check()
+                self.stop_together(stop)
             self.profile.start()
 
     def group_of(self, batch: int) -> tuple[int, int]:
@@ -159,21 +176,18 @@ class Trainer:
     def train_step(self, stored: StoredBatch) -> tuple[float, float]:
         """Go through one batch, and step the optimiser if it completes a group; return loss and learning rate."""
         place, size = self.group_of(len(self.progress.losses))
-        batch = stored.to(self.device).normalised()
-        rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
-        moved = augment(batch.spatial(), self.config.augment, rng, flip_axes=self.config.flip_axes)
-        batch = batch.with_spatial(moved)
+        batch = self.prepare(stored)
         self.profile.lap("prepare")
         with autocast(self.device, self.config.precision):
-            logits = self.network(batch.image)
+            logits = self.forward(batch.image)
         self.profile.lap("network")
-        loss = self.loss(logits, batch)
+        loss = self.objective(logits, batch)
         self.profile.lap("loss")
         if place == 0:
             self.optimizer.zero_grad(set_to_none=True)
         # the value is asked for last: on an accelerator that waits until the queue is empty
         (loss / size).backward()  # type: ignore[no-untyped-call]
-        if not math.isfinite(value := loss.item()):
+        if not math.isfinite(value := self.world.mean(loss.item())):
             raise TrainingError(
                 f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
                 f"{', '.join(batch.cases)}. Look at them, or lower --lr; what is saved is from before"
@@ -188,36 +202,18 @@ class Trainer:
         self.profile.steps += 1
         return value, lr
 
-    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the loss of a batch by the configured method."""
-        config, labels = self.config, self.reader.stores.labels
-        if config.method in ("ce", "ls", "geols") and not config.dice_weight:
-            return mixed_cross_entropy(logits, batch.label, batch.counted, self.mix(batch))
-        # the padding is no class: SVLS would smooth it into the voxels beside it
-        label_BZYX = torch.where(batch.counted, batch.label, IGNORE_INDEX)
-        target = soft_label(
-            config.method, label_BZYX, n_classes=len(self.spec.classes), alpha=config.alpha,
-            normalize=config.normalize, stored_BKZYX=batch.maps, channels=labels.channels if labels else (),
-            present_BC=batch.present,
-        )  # fmt: skip
-        if config.method == "fl":
-            loss = focal_loss(logits, target, batch.counted, gamma=config.focal_gamma)
-        else:
-            loss = soft_cross_entropy(logits, target, batch.counted)
-        if config.dice_weight:
-            loss = loss + config.dice_weight * dice_semimetric_loss(logits, target, batch.counted)
-        return loss
-
-    def mix(self, batch: Batch) -> Mix:
-        """Return how the labels of a batch are softened."""
-        config, labels = self.config, self.reader.stores.labels
-        if config.method != "geols":
-            return Mix(alpha=config.alpha if config.method == "ls" else 0.0)
-        assert labels is not None
-        return Mix(
-            alpha=config.alpha, stored=batch.maps, channels=labels.channels, present=batch.present,
-            normalize=config.normalize,
-        )  # fmt: skip
+    def prepare(self, stored: StoredBatch) -> Batch:
+        """Return a batch as the network takes it: z-scores, augmented, in the memory format of the network."""
+        config = self.config
+        mine = self.world.deal(range(config.batch_size))[: len(stored.cases)]
+        rngs = [np.random.default_rng((self.seed, _INTENSITIES, self.step, case)) for case in mine]
+        batch = stored.normalised(partial(vary_intensities, rngs=rngs) if config.intensity else None)
+        rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
+        image, *labels = augment(batch.spatial(), config.augment, rng, flip_axes=config.flip_axes)
+        batch = batch.with_spatial([image.contiguous(memory_format=self.memory_format), *labels])
+        if not self.batches.has_share(len(self.progress.losses)):
+            batch = replace(batch, counted=torch.zeros_like(batch.counted))
+        return batch
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
@@ -228,9 +224,12 @@ class Trainer:
     def validate(self, tracker: Tracker, stop: StopRequest, started: float) -> None:
         """Measure the validation cases, keep the network if it is the best so far, and close the epoch."""
         scores = []
-        for case in self.validation_cases:
+        for case in self.world.deal(self.validation_cases):
             scores.append(self.evaluator.dice(self.network, case))
-            stop.check()
+            if self.world.alone:
+                stop.check()
+        self.stop_together(stop)
+        scores = self.world.collect(scores)
         progress, per_class = self.progress, np.mean(scores, axis=0)
         mean_dice, loss = float(np.mean(per_class)), float(np.mean(progress.losses))
         names = [label.name for label in self.spec.classes[1:]]
@@ -252,8 +251,19 @@ class Trainer:
             self.save(BEST)
         self.save(LAST)
 
+    def stop_together(self, stop: StopRequest) -> None:
+        """Stop here if a signal came to any of the processes.
+
+        Raises:
+            Stopped: one did.
+        """
+        stop.requested = self.world.any(stop.requested)
+        stop.check()
+
     def save(self, name: str) -> None:
         """Write a checkpoint: best.pt to predict with, last.pt to go on from."""
+        if not self.world.leads:
+            return
         content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.progress)}
         if name == LAST:
             content |= {"optimizer": self.optimizer.state_dict(), "stores": self.reader.store_digests()}
@@ -272,22 +282,3 @@ class Trainer:
         self.network.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
-
-
-def require_same_stores(where: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuse to go on with a run whose stores have changed.
-
-    Raises:
-        StoreError: a digest differs; the message names the store.
-    """
-    for name, digest in now.items():
-        if before.get(name) != digest:
-            raise StoreError(
-                f"{where}: the {name} store has changed since (digest {digest[:12]}, was "
-                f"{str(before.get(name))[:12]}); start a new run with another --out"
-            )
-
-
-def default_workers(device: torch.device) -> int:
-    """Return how many processes load batches: none for a CPU, which has enough to do, 4 for an accelerator."""
-    return 0 if device.type == "cpu" else 4

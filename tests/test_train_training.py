@@ -12,6 +12,7 @@ import torch
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
 from geols_train import training
+from geols_train.distributed import ALONE
 from geols_train.hardware import OutOfMemoryError
 from geols_train.interrupt import Stopped, StopRequest
 from geols_train.run import make_spec
@@ -39,7 +40,7 @@ def trainer(out, reader, tmp_path):
         folder = folder or tmp_path / f"run{next(numbers)}"
         folder.mkdir(exist_ok=True)
         split = make_split(config.split, reader.stores.cases, seed=0)
-        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed)
+        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ALONE)
 
     return make
 
@@ -188,6 +189,50 @@ def test_a_stop_during_validation_is_saved_too(trainer, monkeypatch):
     assert torch.equal(weights(again), weights(whole))
 
 
+def test_varied_intensities_leave_the_padding_alone_and_resume_to_the_same_numbers(trainer):
+    run = trainer(intensity=True, window=(6, 20, 6), crop=None, batch_size=3, augment="none")
+    plain = trainer(window=(6, 20, 6), crop=None, batch_size=3, augment="none")
+    stored = next(iter(run.loader))
+    changed = 0
+    for step in range(8):
+        run.progress.losses = [0.0] * step
+        (varied, again), usual = (run.prepare(stored) for _ in range(2)), plain.prepare(stored)
+        assert torch.equal(varied.image, again.image)
+        assert (varied.image[~stored.inside_BZYX()[:, None]] == 0).all()
+        assert torch.equal(varied.label, usual.label)
+        assert torch.equal(varied.maps, usual.maps)
+        changed += not torch.equal(varied.image, usual.image)
+    assert changed > 4
+
+
+def test_a_transposed_batch_does_not_compile_the_network_again(trainer, monkeypatch):
+    graphs, compile_with = [], torch.compile
+
+    def counting(network, **options):
+        return compile_with(network, backend=lambda graph, inputs: graphs.append(graph) or graph.forward, **options)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    settings = {"augment": "paper", "crop": (8, 10, 12), "epochs": 20, "split": "4,1,1"}
+    run, plain = trainer(compile=True, **settings), trainer(**settings)
+    run.train()
+    plain.train()
+    # the batch as it is, and three pairs of axes that change places
+    assert len(graphs) == 4
+    assert losses(run) == losses(plain)
+    assert run.network.state_dict().keys() == plain.network.state_dict().keys()
+
+
+def test_channels_last_gives_the_same_losses(trainer):
+    run, plain = trainer(channels_last=True), trainer()
+    images = []
+    run.network.register_forward_hook(lambda module, inputs, output: images.append(inputs[0]))
+    for each in (run, plain):
+        each.train()
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in run.network.parameters() if p.ndim == 5)
+    assert images[0].is_contiguous(memory_format=torch.channels_last_3d)
+    assert losses(run) == pytest.approx(losses(plain), rel=1e-3)
+
+
 def test_workers_change_nothing(trainer):
     runs = [trainer(workers=0), trainer(workers=2)]
     for run in runs:
@@ -198,7 +243,7 @@ def test_workers_change_nothing(trainer):
 def test_a_loss_that_is_not_finite_names_the_cases(trainer, monkeypatch):
     run = trainer(augment="none")
     before = weights(run)
-    monkeypatch.setattr(run, "loss", lambda logits, batch: logits.sum() * math.nan)
+    monkeypatch.setattr(run, "objective", lambda logits, batch: logits.sum() * math.nan)
     with pytest.raises(TrainingError, match=r"nan in step 1 \(epoch 1\); its cases are case_0\d, case_0\d\."):
         run.train()
     assert torch.equal(weights(run), before)
@@ -227,12 +272,12 @@ def test_padded_and_ignored_voxels_teach_nothing(trainer):
     run = trainer(method="ce")
     batch = next(iter(run.loader)).normalised()
     logits = torch.randn(2, 3, *batch.image.shape[2:])
-    expected = run.loss(logits, batch)
+    expected = run.objective(logits, batch)
     counted = batch.counted.clone()
     counted[:, 0] = False
     label = torch.where(counted, batch.label, 255)
     moved = batch.with_spatial([batch.image, label, counted, batch.maps])
     wild = torch.where(counted[:, None], logits, logits * 100)
-    assert torch.isfinite(run.loss(wild, moved))
-    torch.testing.assert_close(run.loss(wild, moved), run.loss(logits, moved))
-    assert run.loss(logits, moved) != expected
+    assert torch.isfinite(run.objective(wild, moved))
+    torch.testing.assert_close(run.objective(wild, moved), run.objective(logits, moved))
+    assert run.objective(logits, moved) != expected

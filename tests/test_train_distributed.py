@@ -1,0 +1,139 @@
+"""Several processes train as one does: the same losses, the same files, written once; stopped, they go on together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_fixtures import make_stores, tiny_config
+
+from geols_train.data import EpochBatches
+from geols_train.distributed import World
+from geols_train.files import write_text
+from geols_train.run import train_and_test
+from geols_train.tracking import read_log
+
+CPU = torch.device("cpu")
+#: Five cases in batches of two: in the last, one of two processes has no case of its own.
+SETTINGS = {"split": "5,2,3", "epochs": 2, "batch_size": 2, "crop": (8, 8, 8), "augment": "paper"}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return make_stores(tmp_path_factory.mktemp("stores"), cases=10, vary=True, ignore=9)
+
+
+def torchrun(processes, config, run, *arguments):
+    """The command that trains with several processes."""
+    settings = run.parent / f"{run.name}.toml"
+    write_text(settings, config.to_toml())
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *("--no-python", str(Path(sys.executable).parent / "geols-train"), "--config", str(settings)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {"args": [*command, "--out", str(run), *arguments], "env": environment}
+
+
+def losses(run):
+    return [line["loss"] for line in read_log(run)]
+
+
+def rows(run):
+    with (run / "test_cases.csv").open() as file:
+        return [(row["case"], row["structure"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "geols", "intensity": True, "accumulate": 2},
+        {"method": "svls", "dice_weight": 1.0},
+    ],
+)  # fmt: skip
+def test_two_processes_give_the_losses_and_the_results_of_one(out, tmp_path, changes):
+    config = tiny_config(out, **SETTINGS, **changes)
+    alone = train_and_test(config, tmp_path / "one")
+    run = tmp_path / "two"
+    done = subprocess.run(**torchrun(2, config, run), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert len(losses(run)) == 2 * 3 + 2
+    together = json.loads((run / "summary.json").read_text())
+    assert together["mean_foreground_dice"] == pytest.approx(alone["mean_foreground_dice"], abs=2e-2)
+    assert sorted(p.name for p in run.iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert rows(run) == rows(tmp_path / "one")
+    # one of them speaks
+    assert done.stdout.count("epoch 1 of 2") == 1
+    assert "2 × cpu" in done.stdout
+
+
+def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
+    config = tiny_config(out, **{**SETTINGS, "epochs": 300, "augment": "none"})
+    run = tmp_path / "run"
+    with subprocess.Popen(**torchrun(2, config, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "log.jsonl").exists() or len(losses(run)) < 8:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    done = len([line for line in read_log(run) if "epoch" not in line])
+    assert 6 <= done < 900
+    content = torch.load(run / "last.pt", weights_only=True)
+    assert 3 * content["progress"]["epoch"] + len(content["progress"]["losses"]) == done
+
+
+def test_too_few_cases_in_a_batch_for_the_processes_are_an_error(out, tmp_path):
+    config = tiny_config(out, **{**SETTINGS, "batch_size": 1})
+    done = subprocess.run(**torchrun(2, config, tmp_path / "run"), capture_output=True, text=True, timeout=240)
+    assert "--batch-size 1 is of all 2 processes together: give at least 2" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_case_is_dealt_once_and_no_step_is_missed(size):
+    cases = [f"c{i}" for i in range(10)]
+    whole = list(EpochBatches(cases, 4, seed=3))
+    worlds = [World(rank=rank, size=size, device=CPU) for rank in range(size)]
+    batches = [EpochBatches(cases, 4, seed=3, world=world) for world in worlds]
+    for number, (together, *hands) in enumerate(zip(whole, *batches, strict=True)):
+        counted = [hand for hand, its in zip(hands, batches, strict=True) if its.has_share(number)]
+        assert sorted(item for hand in counted for item in hand) == sorted(together)
+        assert all(len(hand) == 1 for hand in hands if hand not in counted)
+
+
+def test_what_was_dealt_comes_back_in_order(monkeypatch):
+    items = list(range(11))
+    hands = [World(rank=rank, size=4, device=CPU).deal(items) for rank in range(4)]
+
+    def gather(into, mine):
+        assert mine == hands[2]
+        into[:] = hands
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    assert World(rank=2, size=4, device=CPU).collect(hands[2]) == items
+
+
+def test_the_gradient_of_a_total_is_right_once_averaged(monkeypatch):
+    parts = torch.tensor([1.5, -2.0, 4.0], dtype=torch.float64)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.copy_(parts.sum()))
+    gradients = []
+    for rank in range(3):
+        part = parts[rank].clone().requires_grad_()
+        total = World(rank=rank, size=3, device=CPU).total(part)
+        assert total.item() == pytest.approx(3.5)
+        (total**2).backward()
+        gradients.append(part.grad.item())
+    # DDP divides by the number of processes; d(total²)/d(part) = 2 · total
+    assert np.array(gradients) / 3 == pytest.approx([7.0] * 3)
