@@ -35,6 +35,10 @@ class Profile:
             self._seconds[name] += now - self._last
             self._last = now
 
+    def share(self, name: str) -> float:
+        """Return the share of the steps' time that was booked under a name."""
+        return self._seconds[name] / max(sum(self._seconds.values()), 1e-9)
+
     def table(self) -> str:
         """Return milliseconds per step and shares, in the order of the laps."""
         total, steps = sum(self._seconds.values()), max(1, self.steps)

@@ -9,7 +9,7 @@
    of the stores, mixed in the loss; against float32 .nii.gz files, cropped, made one-hot and mixed with NumPy.
 3. Peak memory of the loss, forward and backward, for 5 classes, against one-hot labels and float maps.
 
-Rows that need a GPU are skipped without one.
+Rows that need a GPU (accelerator.py) are skipped without one.
 """
 
 from __future__ import annotations
@@ -29,36 +29,25 @@ from typing import Any
 import numpy as np
 import SimpleITK
 import torch
+from accelerator import FULL, gpu_rows
 from case import timed_task, write_files
 from inputs import DATA, load_ct
 from numpy.typing import NDArray
-from torch.nn import functional
+from trainers import epochs_in_turn, make_trainer
 
 from geols_precompute import softlabel
 from geols_precompute.cluster import InProcess
 from geols_precompute.layouts import discover
 from geols_precompute.pipeline import create_stores, make_plan, run_plan
 from geols_precompute.recipes import assemble_recipe
-from geols_precompute.softlabel import Method
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import write_manifest
-from geols_train.batches import Batch
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader
-from geols_train.interrupt import StopRequest
-from geols_train.run import make_reader, make_spec, with_size
-from geols_train.splits import make_split
-from geols_train.stores import Stores, open_stores
-from geols_train.tracking import Tracker
-from geols_train.training import Trainer
+from geols_train.stores import Stores
 from geols_train.windows import Box, random_box
 
 WINDOW = (96, 96, 96)
-GPU_ROWS = (
-    "epoch of GeoLS against cross-entropy, 128×192×192, cache device and none",
-    "share of a step that waits for data, cache none and device",
-    "steps per second against a plain MONAI loop with bf16 and compile",
-)
 
 
 def main() -> None:
@@ -70,39 +59,27 @@ def main() -> None:
         epochs(Path(folder), arguments.cases, arguments.repeats)
         samples(Path(folder), arguments.repeats)
     loss_memory()
-    for row in GPU_ROWS:
-        print(f"{row}: SKIPPED, {'not written yet' if torch.cuda.is_available() else 'no GPU'}")
+    if torch.cuda.is_available():
+        with tempfile.TemporaryDirectory() as folder:
+            gpu_rows(Path(folder), arguments.repeats, FULL)
+    else:
+        print("epochs, waiting for data and steps per second at 128×192×192: SKIPPED, no GPU")
 
 
 # --- epochs --------------------------------------------------------------------------------------------------------
 
 
-class CrossEntropyTrainer(Trainer):
-    """Trains with torch's own cross-entropy on class indices."""
-
-    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the mean cross-entropy over the voxels that count."""
-        return functional.cross_entropy(logits.float(), batch.label.long(), ignore_index=255)
-
-
 def epochs(folder: Path, cases: int, repeats: int) -> None:
     """Time epochs of both losses in turn."""
     out = hippocampus_stores(folder, cases)
+    config = TrainConfig(
+        data=out, features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1", cache="ram", device="cpu"
+    )
     trainers = {
-        "GeoLS": make_trainer(Trainer, out, folder / "geols", "geols"),
-        "cross-entropy": make_trainer(CrossEntropyTrainer, out, folder / "ce", "ce"),
+        "GeoLS": make_trainer(config, folder / "geols"),
+        "cross-entropy": make_trainer(replace(config, method="ce"), folder / "ce"),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for number in range(repeats + 1):
-        for name, trainer in trainers.items():
-            with Tracker(trainer.folder) as tracker:
-                begin = time.perf_counter()
-                trainer.train_epoch(tracker, StopRequest())
-                elapsed = time.perf_counter() - begin
-            trainer.progress.losses.clear()
-            trainer.progress.epoch += 1
-            if number:  # the first warms up
-                seconds[name].append(elapsed)
+    seconds = epochs_in_turn(trainers, repeats)
     ratio = statistics.median(np.divide(seconds["GeoLS"], seconds["cross-entropy"]))
     print(f"## Epochs over {cases} hippocampi, medians of {repeats} in turn, {torch.get_num_threads()} threads\n")
     print(", ".join(f"{name} {statistics.median(times):.2f} s" for name, times in seconds.items()) + f": {ratio:.3f}×")
@@ -115,18 +92,6 @@ def hippocampus_stores(folder: Path, cases: int) -> Path:
     create_stores(plan)
     run_plan(replace(plan, tasks=plan.tasks[:cases]), InProcess())
     return folder / "hippocampus"
-
-
-def make_trainer(kind: type[Trainer], out: Path, folder: Path, method: Method) -> Trainer:
-    config = TrainConfig(
-        data=out, method=method, features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1",
-        cache="ram", device="cpu",
-    )  # fmt: skip
-    stores = open_stores(out, "labels", maps_needed=method == "geols")
-    split = make_split(config.split, stores.cases, seed=config.split_seed)
-    config = with_size(config, stores, split.train)
-    folder.mkdir()
-    return kind(config, make_reader(config, stores, split), split, make_spec(config, stores), folder, 0)
 
 
 # --- samples -------------------------------------------------------------------------------------------------------
