@@ -117,16 +117,23 @@ def foreground_dice(predicted: torch.Tensor, label: torch.Tensor, counted: torch
 def calibration_error(probabilities_CZYX: torch.Tensor, label_ZYX: torch.Tensor, counted_ZYX: torch.Tensor) -> float:
     """Return the expected calibration error of the winning class over the counted voxels (Guo et al. 2017).
 
-    Voxels are sorted into 15 equal bins by the probability of the winning class; the error is the mean over voxels of
-    the gap between the bin's accuracy and its mean probability. 0 if no voxel counts.
+    It is the mean over voxels of the gap between the accuracy and the mean probability of a voxel's bin; 0 if no voxel
+    counts.
+    """
+    voxels, confidence, right = calibration_bins(probabilities_CZYX, label_ZYX, counted_ZYX)
+    return float((right - confidence).abs().sum() / voxels.sum().clamp(min=1))
+
+
+def calibration_bins(
+    probabilities_CZYX: torch.Tensor, label_ZYX: torch.Tensor, counted_ZYX: torch.Tensor
+) -> torch.Tensor:
+    """Return [3,bin] float64: voxels, the sum of their winning probabilities, and how many winners are right.
+
+    The counted voxels are sorted into 15 equal bins by the probability of the winning class.
     """
     confidence, winner = probabilities_CZYX.max(dim=0)
     right = (winner == label_ZYX)[counted_ZYX].double()
     confidence = confidence[counted_ZYX].double()
-    if not len(confidence):
-        return 0.0
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=bins.device).index_add_(
-        0, bins, right - confidence
-    )
-    return float(gaps.abs().sum() / len(confidence))
+    sums = torch.zeros((3, CALIBRATION_BINS), dtype=torch.float64, device=bins.device)
+    return sums.index_add_(1, bins, torch.stack([torch.ones_like(right), confidence, right]))

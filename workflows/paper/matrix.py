@@ -3,6 +3,7 @@
 A study is a TOML file:
 
     title, attribution, obtain   what the data set is, whom to credit, and where to get it
+    structures                   the classes or regions that are reported
     repeats                      trainings of each kind, with random seeds 0, 1, ...
     [precompute], [train]        flags of every geols-precompute and every geols-train
     [[experiments]]              a name, and lists of what is varied in it; all combinations are trained
@@ -30,7 +31,7 @@ USUAL: Mapping[str, Any] = {
 #: What is chosen when maps are loaded; everything else is a flag of geols-precompute.
 AT_LOAD = ("method", "alpha", "normalize")
 _TABLES = {"precompute", "train", "experiments"}
-_KEYS = {"title", "attribution", "obtain", "repeats", *_TABLES}
+_KEYS = {"title", "attribution", "obtain", "structures", "repeats", *_TABLES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,7 @@ class Study:
     title: str
     attribution: str
     obtain: str
+    structures: list[str]
     repeats: int
     precompute: Mapping[str, Any]
     train: Mapping[str, Any]
@@ -95,9 +97,10 @@ class Study:
         found = {t: None for e in self.experiments for _, repeats in e.varied for t in repeats}
         return sorted(found, key=lambda training: training.repeat)
 
-    def usual_store(self) -> LabelStore:
-        """Return the label store of everything that is not varied; it brings the volumes that every method needs."""
-        return _label_store(USUAL)
+
+def usual_training() -> Training:
+    """Return the training in which nothing is varied."""
+    return _training(USUAL, 0)
 
 
 def read_study(path: Path) -> Study:

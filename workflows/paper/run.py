@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from matrix import LabelStore, Study, Training, as_arguments, read_study
+from matrix import LabelStore, Study, Training, as_arguments, read_study, usual_training
 
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
@@ -128,7 +128,9 @@ def main(
     runner = Runner(study=study, data=data, out=out, extra=train_flags, threads=threads)
     trainings = part.of(study.trainings())
     waiting = [training for training in trainings if not runner.finished(training)]
-    stores = list(dict.fromkeys(t.labels for t in waiting if t.labels)) or [study.usual_store()]
+    # a store also brings the volumes, which methods without maps need as well
+    needed = [*(usual_training() if t.labels is None else t for t in waiting)]
+    stores = list(dict.fromkeys(t.labels for t in needed if t.labels))
     if list_only:
         for store in stores:
             click.echo(shlex.join(runner.precompute_command(store)))

@@ -1,0 +1,111 @@
+"""Tables: methods, seed strategies and other choices side by side, and which differences are beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from page import Cell, Emphasis, Table
+from results import DSC, ECE, HD95, SD, Measured, Metric
+from significance import LEVEL, Difference, difference, holm, interval, mean_of, spread_of
+
+PAPER_METRICS = (DSC, SD, HD95)
+
+#: A row: what is varied, as it is called in the table, and what was measured.
+Row = tuple[str, Measured]
+
+
+def metrics_table(name: str, caption: str, rows: Sequence[Row], metrics: Sequence[Metric], structures: bool) -> Table:
+    """Return a table of means ± standard deviation over repeats, with intervals; the best two are marked.
+
+    Args:
+        name: of its CSV file.
+        caption: what it shows.
+        rows: what is compared.
+        metrics: a column each, or a column for each structure and one for their mean.
+        structures: whether there are columns for each structure.
+    """
+    parts = [*rows[0][1].structures, None] if structures else [None]
+    columns = [(metric, part) for metric in metrics for part in (parts if metric is not ECE else [None])]
+    header = ["", *(_column_name(metric, part, structures) for metric, part in columns)]
+    cells = [[Cell(text=label), *(_mean_cell(found, m, part) for m, part in columns)] for label, found in rows]
+    for column, (metric, part) in enumerate(columns, start=1):
+        for row, emphasis in _ranks([mean_of(_values(found, metric, part)) for _, found in rows], metric).items():
+            cells[row][column] = replace(cells[row][column], emphasis=emphasis)
+    return Table(name=name, caption=caption, header=header, rows=cells)
+
+
+def differences_table(name: str, caption: str, rows: Sequence[Row], reference: Row, metrics: Sequence[Metric]) -> Table:
+    """Return each row's difference from a reference, in the mean over structures, and whether it is beyond chance.
+
+    The family of Holm's correction is the table: every row and metric. A difference counts as one if p, corrected, is
+    below 0.05 and the bootstrap interval leaves out 0.
+    """
+    others = [row for row in rows if row[0] != reference[0]]
+    keys = [(label, metric) for label, _ in others for metric in metrics]
+    found = [difference(m.of(metric), reference[1].of(metric)) for _, m in others for metric in metrics]
+    corrected = holm([d.p for d in found])
+    header = [f"less {reference[0]}", "metric", f"difference [{LEVEL:.0%} interval]", "p", "p, Holm", "reads as"]
+    cells = [
+        [
+            Cell(text=label), Cell(text=f"{metric.name} ({metric.unit})"), _difference_cell(d, metric),
+            Cell(text=_p(d.p), numbers=(("", d.p),)), Cell(text=_p(p), numbers=(("", p),)),
+            Cell(text=verdict(d, p, metric)),
+        ]
+        for (label, metric), d, p in zip(keys, found, corrected, strict=True)
+    ]  # fmt: skip
+    return Table(name=name, caption=caption, header=header, rows=cells)
+
+
+def verdict(found: Difference, corrected: float, metric: Metric) -> str:
+    """Say what a difference is: better, worse, or within noise."""
+    if corrected >= 0.05 or found.low <= 0 <= found.high:
+        return "within noise"
+    return "better" if (found.mean > 0) == metric.more_is_better else "worse"
+
+
+def undefined_note(rows: Sequence[Row]) -> str:
+    """Say how often HD95 was not defined, as one of the two masks was empty."""
+    counts = {label: int(np.isnan(found.values[HD95.column]).sum()) for label, found in rows}
+    lacking = [f"{label} {count}" for label, count in counts.items() if count]
+    return f"HD95 is not defined, and left out, in: {', '.join(lacking)}." if lacking else "HD95 is defined everywhere."
+
+
+def _column_name(metric: Metric, structure: str | None, structures: bool) -> str:
+    part = structure or ("mean" if structures and metric is not ECE else "")
+    return " ".join([metric.name, *([part] if part else []), f"({metric.unit})"])
+
+
+def _values(found: Measured, metric: Metric, structure: str | None) -> NDArray[np.float64]:
+    # the calibration error is of the whole case, the same in the rows of all structures
+    return found.values[ECE.column][:, :, 0] if metric is ECE else found.of(metric, structure)
+
+
+def _mean_cell(found: Measured, metric: Metric, structure: str | None) -> Cell:
+    values_RC = _values(found, metric, structure)
+    mean, spread, (low, high) = mean_of(values_RC), spread_of(values_RC), interval(values_RC)
+    n = metric.digits
+    deviation = "" if spread is None else f" ± {spread:.{n}f}"
+    numbers = (("mean", mean), ("std", "" if spread is None else spread), ("low", low), ("high", high))
+    return Cell(text=f"{mean:.{n}f}{deviation} [{low:.{n}f}, {high:.{n}f}]", numbers=numbers)
+
+
+def _difference_cell(found: Difference, metric: Metric) -> Cell:
+    n = metric.digits
+    numbers = (("mean", found.mean), ("low", found.low), ("high", found.high))
+    return Cell(text=f"{found.mean:+.{n}f} [{found.low:+.{n}f}, {found.high:+.{n}f}]", numbers=numbers)
+
+
+def _ranks(means: Sequence[float], metric: Metric) -> dict[int, Emphasis]:
+    if len(means) < 2:
+        return {}
+    order = np.argsort(means, kind="stable")
+    if metric.more_is_better:
+        order = order[::-1]
+    return {int(order[0]): "best", int(order[1]): "second"}
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
