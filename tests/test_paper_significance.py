@@ -1,0 +1,89 @@
+"""The statistics of the studies against SciPy, textbook examples, and data whose truth is known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflows/paper"))
+
+from results import DSC, HD95
+from significance import Difference, difference, holm, interval, mean_of, spread_of
+from tables import verdict
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_holm_by_hand():
+    # sorted 0.005 · 4, 0.01 · 3, 0.03 · 2, 0.04 · 1 and never falling
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_the_interval_is_scipys_bootstrap(rng):
+    values = rng.gamma(2.0, size=(1, 60))
+    expected = stats.bootstrap((values[0],), np.mean, n_resamples=20_000, method="percentile", rng=rng)
+    assert interval(values) == pytest.approx(tuple(expected.confidence_interval), rel=0.02)
+
+
+def test_repeats_that_differ_widen_the_interval(rng):
+    cases = rng.normal(size=(1, 50))
+    same, apart = np.repeat(cases, 3, axis=0), cases + np.array([[-1.0], [0.0], [1.0]])
+    widths = [np.ptp(interval(values)) for values in (same, apart)]
+    assert widths[0] == pytest.approx(np.ptp(interval(cases)), rel=0.03)
+    # repeats add a standard error of sqrt(2/3) / sqrt(3) to the cases' own
+    expected = 2 * 1.96 * np.hypot(cases.std() / np.sqrt(50), np.sqrt(2 / 3) / np.sqrt(3))
+    assert widths[1] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_difference_is_paired_by_case(rng):
+    cases = rng.normal(size=40) * 10
+    one = cases + 0.5 + rng.normal(size=(3, 40)) * 0.1
+    other = cases + rng.normal(size=(3, 40)) * 0.1
+    found = difference(one, other)
+    assert found.mean == pytest.approx(0.5, abs=0.05)
+    assert 0.4 < found.low < found.mean < found.high < 0.6
+    assert found.p == stats.wilcoxon(one.mean(axis=0), other.mean(axis=0)).pvalue < 1e-6
+    assert verdict(found, found.p, DSC) == "better"
+    assert verdict(found, found.p, HD95) == "worse"
+
+
+def test_nothing_is_claimed_where_there_is_nothing(rng):
+    claims = 0
+    for _ in range(200):
+        one, other = rng.normal(size=(2, 3, 40))
+        found = difference(one, other)
+        claims += verdict(found, found.p, DSC) != "within noise"
+    assert claims <= 20  # 5 % and chance
+    same = rng.normal(size=(3, 40))
+    assert difference(same, same).p == 1.0
+
+
+def test_a_difference_reads_as_one_only_if_test_and_interval_agree():
+    beyond = Difference(mean=1.0, low=0.2, high=1.8, p=0.001)
+    assert verdict(beyond, 0.2, DSC) == "within noise"
+    assert verdict(Difference(mean=1.0, low=-0.1, high=2.1, p=0.001), 0.001, DSC) == "within noise"
+    assert verdict(beyond, 0.001, DSC) == "better"
+
+
+def test_what_is_not_defined_is_left_out(rng):
+    values = rng.normal(size=(2, 30))
+    values[0, 3] = values[1, 5] = np.nan
+    assert mean_of(values) == pytest.approx(np.nanmean(values))
+    assert spread_of(values) == pytest.approx(np.std(np.nanmean(values, axis=1), ddof=1))
+    assert spread_of(values[:1]) is None
+    low, high = interval(values)
+    assert low < mean_of(values) < high
+    empty = values.copy()
+    empty[:, 7] = np.nan
+    found = difference(empty, rng.normal(size=(2, 30)))
+    assert np.isfinite([found.mean, found.low, found.high, found.p]).all()
