@@ -130,7 +130,7 @@ def test_the_runner_trains_everything_once(done):
 
 
 def test_a_study_that_changed_is_not_mixed_with_what_was_done(done, tmp_path):
-    study, data, out, _ = done
+    _study, data, out, _ = done
     changed = tmp_path / "changed.toml"
     changed.write_text(TINY.replace("epochs = 2", "epochs = 3"))
     refused = script("run.py", changed, "--data", data, "--out", out)
@@ -174,7 +174,7 @@ def test_a_failed_training_is_named_and_the_others_go_on(done, tmp_path):
 
 
 def test_a_stopped_study_goes_on(done, tmp_path):
-    study, data, finished, _ = done
+    _study, data, _finished, _ = done
     longer = tmp_path / "longer.toml"
     longer.write_text(TINY.replace("epochs = 2", "epochs = 4000").replace("repeats = 2", "repeats = 1"))
     out = tmp_path / "out"
@@ -197,7 +197,7 @@ def test_a_stopped_study_goes_on(done, tmp_path):
 
 
 def test_the_report_says_what_was_measured(done, tmp_path):
-    study, data, out, _ = done
+    study, _data, out, _ = done
     report = tmp_path / "report"
     run = script("report.py", study, out, "-o", report)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -229,7 +229,7 @@ def test_the_report_says_what_was_measured(done, tmp_path):
 
 
 def test_an_unfinished_study_is_reported_as_far_as_it_is(done, tmp_path):
-    study, _, out, _ = done
+    _study, _, out, _ = done
     wider = tmp_path / "wider.toml"
     wider.write_text(
         TINY.replace("[0, 0.1]", "[0, 0.1, 0.2]") + '\n[[experiments]]\nname = "more"\nseeds = ["erosion"]\n'
