@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geols_precompute.errors import RecipeError
+from geols_precompute.help import CommandWithHeadings
 from geols_precompute.options import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -28,32 +29,49 @@ if TYPE_CHECKING:
     from geols_precompute.task import Outcome
 
 MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "background", "modalities", "engine")
+HEADINGS = {
+    "Maps": "seeds preset metric lam gamma iterations decay background modalities engine reuse",
+    "Classes and preparation": "recipe_name classes clip",
+    "Where it runs": "workers scheduler part_text",
+    "Output": "out name dry_run preview",
+}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path), default=Path("data"))
 @click.option("--seeds", help="skeleton, erosion, random-K (K voxels), centroid or boundary.  [default: skeleton]")
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), help="Map parameters as a set; docs/method.md has the table."
-)
-@click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.")
-@click.option("--classes", type=ClassNames(), help="Names of the label values: 1=liver,2=kidney.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
+@click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
+@click.option("--classes", type=ClassNames(), help="Names of the label values.  [default: the recipe's, else DATA's]")
 @click.option("--metric", type=click.Choice(["gradient", "riemannian"]), help="Cost of a step.  [default: gradient]")
-@click.option("--lam", type=float, help="λ of the gradient metric, 0 to 1.  [default: 1]")
-@click.option("--gamma", type=float, help="γ of the Riemannian metric.  [default: 1]")
-@click.option("--iterations", type=CountOrWord(int, "exact"), help="Raster sweeps, or exact.  [default: 4]")
+@click.option("--lam", type=float, help="λ of the gradient metric, from 0 to 1.  [default: 1]")
+@click.option("--gamma", type=float, help="γ of the Riemannian metric, mm per intensity.  [default: 1]")
+@click.option("--iterations", type=CountOrWord(int, "exact"), help="Sweeps, there and back, or exact.  [default: 4]")
 @click.option("--decay", type=CountOrWord(float, "mean"), help="mean, or k per mm in exp(-k·D).  [default: mean]")
-@click.option("--background", type=click.Choice(["complement", "seeds"]), help="[default: complement]")
+@click.option(
+    "--background", type=click.Choice(["complement", "seeds"]),
+    help="Its map: 1 - mean of the others, or from seeds as theirs.  [default: complement]",
+)  # fmt: skip
 @click.option("--modalities", help="average, joint, or one modality's name.  [default: average]")
-@click.option("--clip", type=(float, float), metavar="LOW HIGH", help="Clip intensities to two percentiles.")
-@click.option("--engine", type=click.Choice(["numba", "geodistk"]), help="[default: numba]")
+@click.option(
+    "--clip", type=(float, float), metavar="LOW HIGH",
+    help="Clip intensities to two percentiles, 0 to 100, per modality of a case.  [default: the recipe's, else none]",
+)  # fmt: skip
+@click.option("--engine", type=click.Choice(["numba", "geodistk"]), help="What measures distances.  [default: numba]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
-@click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0 is this one.  [default: one per core]")
-@click.option("--scheduler", metavar="ADDR", help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.")
-@click.option("--part", "part_text", metavar="i/n", help="Every n-th case only, the i-th first, as a job of an array.")
+@click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.  [default: none]")
+@click.option(
+    "--workers", type=click.IntRange(min=0),
+    help="Processes on this machine; 0 is this one.  [default: one per core, as far as memory goes]",
+)  # fmt: skip
+@click.option(
+    "--scheduler", metavar="ADDR",
+    help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.  [default: one on this machine]",
+)  # fmt: skip
+@click.option("--part", "part_text", metavar="i/n", help="Every n-th case only, the i-th first.  [default: all cases]")
 @click.option("--dry-run", is_flag=True, help="Compute one case, and say what all will take.")
+@click.option("--preview", metavar="CASE", help="Compute one case, and write the page that shows it.  [default: none]")
 @reports_errors(extra="precompute")
 def precompute(
     data: Path,
@@ -68,6 +86,7 @@ def precompute(
     scheduler: str | None,
     part_text: str | None,
     dry_run: bool,
+    preview: str | None,
     debug: bool,
     **flags: Any,
 ) -> int:
@@ -110,6 +129,8 @@ def precompute(
     plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source, part)
     if dry_run:
         return print_estimate(plan, workers, scheduler)
+    if preview is not None:
+        return show_preview(plan, preview)
     create_stores(plan)
     click.echo(describe(plan))
     with (
@@ -205,6 +226,22 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
             f"memory  {readable(found.memory)} per worker for the largest case{note}"
         )
     return EXIT_SOME_FAILED if found.problems else EXIT_DONE
+
+
+def show_preview(plan: Plan, case: str) -> int:
+    """Write the report of one case into the output folder; nothing else of it stays."""
+    from geols_precompute.cluster import compile_once
+    from geols_precompute.pipeline import check_stores
+    from geols_precompute.report.preview import write_preview
+
+    check_stores(plan)
+    click.echo(describe(plan))
+    compile_once(plan.recipe.maps)
+    path = plan.out / f"preview-{case}.html"
+    for flag in write_preview(plan, case, path).flags:
+        click.echo(printable(f"{flag.kind}: {flag.text}"))
+    click.echo(f"preview {path}")
+    return EXIT_DONE
 
 
 def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:

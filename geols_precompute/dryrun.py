@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +12,12 @@ from typing import TypeVar
 from geols_precompute.cases import Problem
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.headers import read_case_header
-from geols_precompute.pipeline import Plan, create_stores
+from geols_precompute.pipeline import Plan
 from geols_precompute.preparation import prepared_size
 from geols_precompute.resources import case_bytes
-from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.layout import VOLUMES
-from geols_precompute.task import Outcome, Task, run_case
+from geols_precompute.task import Outcome, Task
+from geols_precompute.trial import trial
 
 T = TypeVar("T")
 
@@ -98,12 +97,8 @@ def _from_the_middle(items: Sequence[T]) -> list[T]:
 
 def _computed(plan: Plan, task: Task) -> tuple[Outcome, int, int]:
     """Compute a case in a folder of its own; (outcome, bytes in the volume store, bytes in the label store)."""
-    beside = next(folder for folder in (plan.out.absolute(), *plan.out.absolute().parents) if folder.is_dir())
-    with writing_to(plan.out), tempfile.TemporaryDirectory(prefix=".geols-dry-run-", dir=beside) as folder:
-        trial = replace(plan, out=Path(folder))
-        create_stores(trial)
-        outcome = run_case(replace(task, volumes=trial.out / VOLUMES, labels=trial.labels))
-        return outcome, _bytes(trial.out / VOLUMES / task.case.id), _bytes(trial.labels / task.case.id)
+    with trial(plan, task) as (elsewhere, outcome):
+        return outcome, _bytes(elsewhere.out / VOLUMES / task.case.id), _bytes(elsewhere.labels / task.case.id)
 
 
 def _bytes(folder: Path) -> int:

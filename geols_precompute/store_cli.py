@@ -96,6 +96,40 @@ def finalize(stores: Sequence[Path], partial: bool, debug: bool) -> int:
     return EXIT_DONE
 
 
+@store.command()
+@_STORE
+@click.option("--data", type=click.Path(path_type=Path), help="Images and labels from here, not from volumes.zarr.")
+@click.option("--cases", metavar="ID,ID,...", help="Show these.  [default: the 30 oddest]")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Where the slider begins.")
+@click.option("--strict", is_flag=True, help="Exit status 1 if anything is worth a look.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The HTML file.")
+@reports_errors(extra="precompute")
+def report(
+    store: Path, data: Path | None, cases: str | None, alpha: float, strict: bool, out: Path, debug: bool
+) -> int:
+    """Write what to look at before training on a label store: one HTML file that needs no network.
+
+    Images and labels come from the volumes.zarr beside the store, or from your copy of the data. The file shows them:
+    share it only where the images may go.
+
+    Exit status: 0 written, 1 written and, with --strict, something is worth a look, 2 the store cannot be read.
+    """
+    from geols_precompute.progress import show_progress
+    from geols_precompute.report.cases import volumes_of
+    from geols_precompute.report.page import write_report
+
+    labels = LabelStore.open(store)
+    volumes = volumes_of(labels, data)
+    shown = [case.strip() for case in cases.split(",")] if cases else []
+    with show_progress(len(labels.cases), "report") as progress:
+        found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=progress)
+    for flag in found.flags:
+        listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
+        click.echo(printable(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})"))
+    click.echo(f"{found.cases} cases, {found.shown} shown, {len(found.flags)} flags\nreport  {out}")
+    return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
+
+
 def _verify_data(opened: Store, data: Path) -> bool:
     """Print how the sources of a store's cases compare with a data folder; return whether anything differs."""
     from geols_precompute.layouts import discover

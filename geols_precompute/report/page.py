@@ -1,0 +1,151 @@
+"""Page: the report as one HTML file that asks nothing of a network."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
+from geols_precompute.report.flags import Flag, find_flags, rank
+from geols_precompute.report.quality import CaseQuality, measure
+from geols_precompute.report.slices import case_slices
+from geols_precompute.store.atomic import replace_file, writing_to
+from geols_precompute.store.reader import LabelStore
+
+MOST_BYTES = 30_000_000
+MOST_CASES = 30
+_BINS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was written: how many cases were looked at and are shown, and what was found."""
+
+    cases: int
+    shown: int
+    flags: tuple[Flag, ...]
+
+
+def write_report(
+    path: Path,
+    labels: LabelStore,
+    read_volume_of: ReadVolume,
+    *,
+    shown: Sequence[str] = (),
+    alpha: float = 0.1,
+    on_case: Callable[[], None] = lambda: None,
+) -> Summary:
+    """Measure every case of a label store and write the page.
+
+    Args:
+        path: of the HTML file, which is written whole or not at all.
+        labels: the store.
+        read_volume_of: gives image and label of a case; see `cases.volumes_of`.
+        shown: the cases to be looked at; none is the oddest 30.
+        alpha: where the slider begins.
+        on_case: called after every case.
+
+    Raises:
+        InputError: a case of `shown` is not in the store.
+        StoreError: a case is damaged, or its maps were made from other data.
+        OutputError: the file cannot be written.
+    """
+    for case in shown:
+        labels.metadata(case)
+    found: list[CaseQuality] = []
+    for case in labels.cases:
+        found.append(measure(read_case(labels, read_volume_of, case), len(labels.classes)))
+        on_case()
+    flags = find_flags(found, labels.classes, labels.recipe)
+    oddness = rank(found, labels.classes, flags)
+    chosen = list(shown) or list(oddness)[:MOST_CASES]
+    by_id = {quality.id: quality for quality in found}
+    document: dict[str, Any] = {
+        "store": {"digest": labels.digest, "recipe": labels.manifest.recipe_id},
+        "alpha": alpha,
+        "classes": [label.name for label in labels.classes],
+        "values": [label.value for label in labels.classes],
+        "channels": list(labels.channels),
+        "modalities": list(labels.root.modalities),
+        "flags": [{"kind": flag.kind, "text": flag.text, "cases": list(flag.cases)} for flag in flags],
+        "dataset": _dataset(found),
+        "ranking": [
+            {
+                "id": case, "score": round(odd.score, 2), "reason": odd.reason,
+                "other_largest": _number(by_id[case].foreground(by_id[case].other_largest)),
+                "leaving": _number(by_id[case].foreground(by_id[case].leaving)),
+                "leaving_unnormalised": _number(by_id[case].foreground(by_id[case].leaving_unnormalised)),
+            }
+            for case, odd in oddness.items()
+        ],
+    }  # fmt: skip
+    room = MOST_BYTES - len(json.dumps(document)) - 200_000
+    document["cases"] = _fitting((read_case(labels, read_volume_of, case) for case in chosen), room)
+    document["left_out"] = chosen[len(document["cases"]) :]
+    with writing_to(path.parent, "-o"):
+        replace_file(path, _html(document).encode())
+    return Summary(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
+
+
+def _fitting(cases: Iterable[ReportCase], room: int) -> list[dict[str, Any]]:
+    """Return the cuts of the cases that fit into so many bytes, from the first on."""
+    found = []
+    for case in cases:
+        document = case_slices(case)
+        room -= len(json.dumps(document))
+        if room < 0:
+            break
+        found.append(document)
+    return found
+
+
+def _dataset(found: Sequence[CaseQuality]) -> list[dict[str, Any]]:
+    """Return the numbers of every class over all cases: medians of the cases that have it, sums of the histograms."""
+    result = []
+    for index in range(len(found[0].voxels)):
+        having = [c for c in found if c.voxels[index]]
+        result.append({
+            "cases": len(having),
+            "voxels": _spread([float(c.voxels[index]) for c in having]),
+            "seeds": _spread([float(c.seeds[index]) for c in having]),
+            "fallbacks": int(sum(c.fallbacks[index] for c in having)),
+            "unseeded": sum(index in c.unseeded for c in having),
+            "other_largest": _spread([float(c.other_largest[index]) for c in having]),
+            "leaving": _spread([float(c.leaving[index]) for c in having]),
+            "leaving_unnormalised": _spread([float(c.leaving_unnormalised[index]) for c in having]),
+        })  # fmt: skip
+    histograms = np.sum([c.histograms for c in found], axis=0)
+    for channel, counts in enumerate(histograms.reshape(len(histograms), _BINS, -1).sum(axis=2)):
+        # channels without the background begin at class 1
+        result[channel + len(result) - len(histograms)]["histogram"] = (counts / counts.sum()).round(6).tolist()
+    return result
+
+
+def _spread(values: Sequence[float]) -> list[float] | None:
+    """Return the least, the median and the largest."""
+    return [_number(float(function(values))) or 0.0 for function in (np.min, np.median, np.max)] if values else None
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def _html(document: dict[str, Any]) -> str:
+    here = files("geols_precompute.report")
+    template = (here / "page.html").read_text(encoding="utf-8")
+    parts = {
+        # nothing in the data, such as the name of a class, can end the script that carries it
+        "DATA": json.dumps(document, allow_nan=False).replace("<", "\\u003c"),
+        "STYLE": (here / "page.css").read_text(encoding="utf-8"),
+        "SCRIPT": (here / "page.js").read_text(encoding="utf-8"),
+        "DIGEST": html.escape(document["store"]["digest"][:12]),
+    }
+    return re.sub("@(DATA|STYLE|SCRIPT|DIGEST)@", lambda match: parts[match[1]], template)

@@ -1,0 +1,40 @@
+"""Preview: the report of one case before anything else is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geols_precompute.errors import InputError
+from geols_precompute.pipeline import Plan
+from geols_precompute.report.cases import volumes_of
+from geols_precompute.report.page import Summary, write_report
+from geols_precompute.store.atomic import writing_to
+from geols_precompute.store.layout import VOLUMES
+from geols_precompute.store.reader import LabelStore
+from geols_precompute.store.writer import write_manifest
+from geols_precompute.task import Task
+from geols_precompute.trial import trial
+
+
+def write_preview(plan: Plan, case_id: str, path: Path) -> Summary:
+    """Compute a case of a plan, write its report, and keep nothing else.
+
+    Raises:
+        InputError: the data set has no such case, or it cannot be used.
+        OutputError: nothing can be written at the output of the plan, or at `path`.
+    """
+    case = next((case for case in plan.dataset.cases if case.id == case_id), None)
+    if case is None:
+        reasons = [problem.reason for problem in plan.dataset.problems if problem.case_id == case_id]
+        some = ", ".join(case.id for case in plan.dataset.cases[:5])
+        raise InputError(reasons[0] if reasons else f"{plan.dataset.root}: no case {case_id!r}; there are {some}, ...")
+    task = Task(case=case, recipe=plan.recipe, volumes=plan.out / VOLUMES, labels=plan.labels)
+    with trial(plan, task) as (elsewhere, outcome):
+        if outcome.status != "computed":
+            raise InputError(f"{case_id}: {outcome.error}")
+        for root in (elsewhere.labels, elsewhere.out / VOLUMES):
+            write_manifest(root)
+        labels = LabelStore.open(elsewhere.labels)
+        with writing_to(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return write_report(path, labels, volumes_of(labels, None))

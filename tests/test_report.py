@@ -1,0 +1,274 @@
+"""The quality report: its numbers against plain loops, its flags on data made to have them, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from base64 import b64decode
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from train_fixtures import make_stores
+
+from geols_precompute import LabelStore, VolumeStore, softlabel
+from geols_precompute.cli import precompute
+from geols_precompute.recipe import class_table
+from geols_precompute.report import page
+from geols_precompute.report.cases import ReportCase, read_case, volumes_of
+from geols_precompute.report.flags import find_flags, rank
+from geols_precompute.report.quality import measure
+from geols_precompute.report.slices import case_slices
+from geols_precompute.store_cli import store
+
+CLASSES = class_table({1: "left", 2: "right"})
+RECIPE = {"maps": {"metric": "gradient"}}
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(a) for a in arguments])
+
+
+def document_of(path):
+    text = path.read_text()
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*)</script>', text)[1])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return make_stores(tmp_path_factory.mktemp("stores"), cases=7, vary=True, absent=(3,), modalities=2)
+
+
+@pytest.mark.parametrize("background", ["complement", "seeds"])
+def test_the_numbers_of_a_case_by_plain_loops(tmp_path, background):
+    labels = LabelStore.open(make_stores(tmp_path, cases=2, background=background, absent=(1,)) / "labels.zarr")
+    for case_id in labels.cases:
+        case = read_case(labels, volumes_of(labels, None), case_id)
+        found = measure(case, 3)
+        maps = softlabel.class_maps(case.maps, channels=case.channels, present=case.present, n_classes=3)
+        for index in range(3):
+            places = np.argwhere(case.label == index)
+            assert found.voxels[index] == len(places)
+            if not len(places):
+                assert np.isnan(found.leaving[index])
+                continue
+            gs = [maps[(slice(None), *place)].astype(float) for place in places]
+            assert found.leaving[index] == pytest.approx(np.mean([1 - g[index] / g.sum() for g in gs]), abs=1e-6)
+            assert found.leaving_unnormalised[index] == pytest.approx(
+                np.mean([g.sum() - g[index] for g in gs]), abs=1e-6
+            )
+            assert found.other_largest[index] == np.mean([max(np.delete(g, index)) > g[index] for g in gs])
+            # α times it is what the soft label gives to others
+            soft = softlabel.geols(case.label, maps, alpha=0.3)
+            kept = soft[index][case.label == index].mean()
+            assert 0.3 * found.leaving[index] == pytest.approx(1 - kept, abs=1e-6)
+        assert found.histograms.sum() == case.maps.size
+        assert found.anisotropy == 2.0
+
+
+def made(case_id, *, swap=False, shape=(12, 16, 14), spacing=(1.0, 1.0, 1.0), scale=100.0, maps=None, **changes):
+    """A case with a ball on the left and a smaller one on the right."""
+    rng = np.random.default_rng(sum(map(ord, case_id)))
+    grid = np.indices(shape)
+    label = np.zeros(shape, np.uint8)
+    for value, (y, radius) in {1: (4, 3.3), 2: (11, 2.2)}.items():
+        centre = np.array([6, y, 7]) + rng.uniform(-0.4, 0.4, 3)
+        label[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2] = (3 - value) if swap else value
+    if maps is None:
+        maps = np.stack(
+            [np.where(label == v, rng.integers(150, 256, shape), rng.integers(20, 90, shape)) for v in (1, 2)]
+        )
+    settings = {
+        "id": case_id, "image": (scale * rng.random((1, *shape))).astype(np.float32), "label": label,
+        "maps": maps.astype(np.uint8), "channels": (1, 2), "present": (1, 2), "spacing": spacing,
+        "seeds": {1: {"count": 9, "fallbacks": 0}, 2: {"count": 7, "fallbacks": 1}},
+    }  # fmt: skip
+    return ReportCase(**{**settings, **changes})
+
+
+def flags_of(*odd, usual=8, classes=CLASSES, recipe=RECIPE):
+    cases = [measure(made(f"usual{n}"), len(classes)) for n in range(usual)] + [measure(c, len(classes)) for c in odd]
+    return {flag.kind: flag.cases for flag in find_flags(cases, classes, recipe)}
+
+
+def test_usual_cases_have_no_flags():
+    assert flags_of() == {}
+
+
+def test_swapped_names_are_found():
+    assert flags_of(made("odd", swap=True)) == {"swapped names": ("odd",)}
+    # of few cases none is usual
+    assert flags_of(made("odd", swap=True), usual=3) == {}
+
+
+def test_vanished_and_missing_seeds_are_found():
+    vanished = made("odd", seeds={1: {"count": 2, "fallbacks": 2}, 2: {"count": 7, "fallbacks": 0}})
+    assert flags_of(vanished) == {"vanished seeds": ("odd",)}
+    unseeded = made("odd", present=(1,), seeds={1: {"count": 2, "fallbacks": 0}})
+    assert flags_of(unseeded)["no seeds"] == ("odd",)
+
+
+def test_maps_that_say_nothing_are_found():
+    usual = made("odd")
+    one_hot = np.stack([usual.label == 1, usual.label == 2]) * 255
+    nearly = one_hot * (np.random.default_rng(0).random(one_hot.shape) < 0.02)
+    assert "odd" in flags_of(made("odd", maps=nearly))["near one-hot"]
+    # the complement of one-hot maps is 1 - 1/2 inside each of the two classes
+    assert flags_of(made("odd", maps=one_hot)) == {"flat": ("odd",)}
+    alone = made("odd", maps=one_hot[:1], channels=(1,), present=(1,), label=np.where(usual.label == 2, 0, usual.label))
+    assert flags_of(alone)["near one-hot"] == ("odd",)
+    flat = np.full_like(one_hot, 128)
+    assert flags_of(made("odd", maps=flat))["flat"] == ("odd",)
+    assert flags_of(made("odd", maps=usual.maps[::-1]))["maps against labels"] == ("odd",)
+
+
+def test_small_intensities_and_anisotropy_are_found():
+    assert flags_of(made("odd", scale=5e-3)) == {"small intensities": ("odd",)}
+    assert flags_of(made("odd", scale=5e-3), recipe={"maps": {"metric": "riemannian"}}) == {}
+    assert flags_of(made("odd", spacing=(5.0, 1.0, 1.2))) == {"anisotropy": ("odd",)}
+    assert flags_of(made("odd", spacing=(4.0, 1.0, 1.2))) == {}
+
+
+def test_the_odd_case_comes_first_and_says_why():
+    small = made("small")
+    label = small.label.copy()
+    label[(label == 1) & (np.arange(label.size).reshape(label.shape) % 3 > 0)] = 0
+    cases = [measure(made(f"usual{n}"), 3) for n in range(9)]
+    cases += [measure(replace(small, label=label), 3), measure(made("coarse", spacing=(9.0, 1.0, 1.0)), 3)]
+    flags = find_flags(cases, CLASSES, RECIPE)
+    order = rank(cases, CLASSES, flags)
+    assert list(order)[:2] == ["coarse", "small"]
+    assert order["coarse"].reason.startswith("anisotropy; ")
+    assert re.match(r"size of left: \d+\.\d deviations below the median", order["small"].reason)
+
+
+def test_the_cuts_hold_what_the_stores_hold(out):
+    labels = LabelStore.open(out / "labels.zarr")
+    case = read_case(labels, volumes_of(labels, None), labels.cases[0])
+    for cut in case_slices(case)["cuts"]:
+        content = np.frombuffer(zlib.decompress(b64decode(cut["data"])), np.uint8)
+        (H, W), axis = cut["size"], cut["axis"]
+        place = [slice(None)] * 3
+        place[axis] = case_slices(case)["centre"][axis]
+        place[cut["rows"]] = slice(cut["start"][0], cut["start"][0] + H)
+        place[cut["columns"]] = slice(cut["start"][1], cut["start"][1] + W)
+        assert np.array_equal(content[2 * H * W : 4 * H * W].reshape(2, H, W), case.maps[(slice(None), *place)])
+        slabs = content[4 * H * W :].reshape(3, H + 2, W + 2)
+        assert np.array_equal(slabs[1, 1:-1, 1:-1], case.label[tuple(place)])
+
+
+def test_the_command_writes_one_file(out, tmp_path):
+    path = tmp_path / "report.html"
+    done = run(store, "report", out / "labels.zarr", "-o", path, "--alpha", "0.25")
+    assert done.exit_code == 0, done.output
+    text, document = path.read_text(), document_of(path)
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|@import|url\(", text)
+    assert document["alpha"] == 0.25
+    assert [entry["id"] for entry in document["ranking"]] != []
+    assert {found["id"] for found in document["cases"]} == set(LabelStore.open(out / "labels.zarr").cases)
+    assert document["modalities"] == ["m0", "m1"]
+    assert [found["cases"] for found in document["dataset"]] == [7, 7, 6]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_strict_turns_flags_into_an_exit_status(tmp_path):
+    plain = make_stores(tmp_path / "plain", cases=2)
+    coarse = make_stores(tmp_path / "coarse", cases=2, spacing=(9.0, 1.0, 1.0))
+    for folder, flagged in ((plain, False), (coarse, True)):
+        for strict in (False, True):
+            flags = ["--strict"] if strict else []
+            done = run(store, "report", folder / "labels.zarr", "-o", tmp_path / "r.html", *flags)
+            assert done.exit_code == (1 if strict and flagged else 0), done.output
+            assert ("anisotropy: 2 of 2 cases" in done.output) == flagged
+
+
+def test_chosen_cases_are_shown_in_their_order(out, tmp_path):
+    done = run(store, "report", out / "labels.zarr", "-o", tmp_path / "r.html", "--cases", "case_05, case_01")
+    assert done.exit_code == 0, done.output
+    assert [found["id"] for found in document_of(tmp_path / "r.html")["cases"]] == ["case_05", "case_01"]
+    refused = run(store, "report", out / "labels.zarr", "-o", tmp_path / "no.html", "--cases", "nobody")
+    assert refused.exit_code == 2
+    assert "no case 'nobody'" in refused.output
+    assert not (tmp_path / "no.html").exists()
+
+
+def test_a_file_that_would_be_too_large_shows_fewer_cases(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_BYTES", 212_000)
+    labels = LabelStore.open(out / "labels.zarr")
+    found = page.write_report(tmp_path / "r.html", labels, volumes_of(labels, None))
+    assert 0 < found.shown < 7
+    document = document_of(tmp_path / "r.html")
+    assert len(document["left_out"]) == 7 - found.shown
+    assert (tmp_path / "r.html").stat().st_size < 212_000
+
+
+def test_names_that_are_markup_stay_names(tmp_path):
+    evil = {2: "</script><script>alert(1)</script>", 5: "@STYLE@"}
+    folder = make_stores(tmp_path, cases=2, names=evil)
+    done = run(store, "report", folder / "labels.zarr", "-o", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    assert "<script>alert" not in (tmp_path / "r.html").read_text()
+    assert document_of(tmp_path / "r.html")["classes"][1:] == list(evil.values())
+
+
+def test_without_volumes_a_data_folder_is_asked_for(nnunet, tmp_path):
+    data = nnunet(cases=3)
+    assert run(precompute, "--workers", 0, data).exit_code == 0
+    labels = data / "geols/labels.zarr"
+    done = run(store, "report", labels, "-o", tmp_path / "beside.html")
+    assert done.exit_code == 0, done.output
+    (data / "geols/volumes.zarr").rename(tmp_path / "volumes.zarr")
+    refused = run(store, "report", labels, "-o", tmp_path / "r.html")
+    assert refused.exit_code == 2
+    assert "name your copy of the data with --data" in refused.output
+    done = run(store, "report", labels, "--data", data, "-o", tmp_path / "data.html")
+    assert done.exit_code == 0, done.output
+    # these images are whole numbers of a small range, which int16 holds exactly
+    assert document_of(tmp_path / "data.html") == document_of(tmp_path / "beside.html")
+
+
+def test_other_data_than_the_maps_were_made_from_is_refused(nnunet, tmp_path):
+    data = nnunet(cases=2)
+    assert run(precompute, "--workers", 0, data).exit_code == 0
+    other = nnunet("other", cases=2, shape=(13, 14, 16))
+    refused = run(store, "report", data / "geols/labels.zarr", "--data", other, "-o", tmp_path / "r.html")
+    assert refused.exit_code == 2
+    assert "its maps were made from other data than that in" in refused.output
+
+
+def test_a_preview_leaves_only_its_page(nnunet):
+    data = nnunet(cases=3)
+    done = run(precompute, "--preview", "case_01", "--seeds", "erosion", data)
+    assert done.exit_code == 0, done.output
+    assert [p.name for p in (data / "geols").iterdir()] == ["preview-case_01.html"]
+    assert [found["id"] for found in document_of(data / "geols/preview-case_01.html")["cases"]] == ["case_01"]
+    assert sorted(p.name for p in data.iterdir()) == ["dataset.json", "geols", "imagesTr", "labelsTr"]
+    refused = run(precompute, "--preview", "nobody", data)
+    assert refused.exit_code == 2
+    assert "no case 'nobody'; there are case_00, case_01, case_02" in refused.output
+    # the run that follows is not disturbed, and its store gives the same page
+    assert run(precompute, "--workers", 0, "--seeds", "erosion", data).exit_code == 0
+    done = run(store, "report", data / "geols/labels.zarr", "--cases", "case_01", "-o", data / "r.html")
+    assert done.exit_code == 0
+    assert document_of(data / "r.html")["cases"] == document_of(data / "geols/preview-case_01.html")["cases"]
+
+
+def test_a_damaged_case_is_named_and_nothing_is_written(tmp_path):
+    folder = make_stores(tmp_path, cases=2)
+    shard = next(p for p in (folder / "labels.zarr/case_01/maps/c").rglob("*") if p.is_file())
+    shard.write_bytes(shard.read_bytes()[:-5])
+    done = run(store, "report", folder / "labels.zarr", "-o", tmp_path / "r.html")
+    assert done.exit_code == 2
+    assert "case_01" in done.output
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_intensities_come_back_from_the_volumes(out):
+    labels, volumes = LabelStore.open(out / "labels.zarr"), VolumeStore.open(out / "volumes.zarr")
+    image, label = volumes_of(labels, None)("case_02")
+    scale, offset = volumes.scale_offset("case_02")
+    expected = volumes.image("case_02")[1].astype(np.float64) * scale[1] + offset[1]
+    np.testing.assert_allclose(image[1], expected, rtol=1e-5)
+    assert np.array_equal(label, volumes.label("case_02"))

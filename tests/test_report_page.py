@@ -1,0 +1,256 @@
+"""The report's page in a real browser: the slider changes pixels and numbers as computed here by other means."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import time
+from base64 import b64decode
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from matplotlib import colormaps
+from matplotlib.image import imread
+from train_fixtures import make_stores
+
+from geols_precompute import LabelStore, VolumeStore, softlabel
+from geols_precompute.store_cli import store
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+METHODS = ("one-hot", "LS", "SVLS", "GeoLS")
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="no Chromium (chromium, chromium-driver)"
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return make_stores(
+        tmp_path_factory.mktemp("stores"),
+        cases=6,
+        vary=True,
+        absent=(3,),
+        modalities=2,
+        ignore=9,
+        spacing=(2.0, 1.0, 1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def page(out, tmp_path_factory):
+    """The page of a store, in a browser that may not use the network."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    arguments = ["report", str(out / "labels.zarr"), "-o", str(path), "--alpha", "0.1"]
+    done = CliRunner().invoke(store, arguments)
+    assert done.exit_code == 0, done.output
+    options = webdriver.ChromeOptions()
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1400,2000",
+    ):
+        options.add_argument(flag)
+    # every host is nowhere
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND")
+    options.binary_location = shutil.which("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.get(path.as_uri())
+    until(lambda: driver.find_elements("css selector", "#pictures canvas"))
+    yield driver
+    errors = [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    driver.quit()
+    assert errors == []
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def choose(page, name, value):
+    """Set a control as a person would: an event follows."""
+    page.execute_script(
+        "const e = document.getElementById(arguments[0]);"
+        "if (e.type === 'checkbox') e.checked = arguments[1]; else e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input'))",
+        name,
+        value,
+    )
+
+
+def show(page, case):
+    options = [o.text for o in page.find_elements("css selector", "#case option")]
+    choose(page, "case", str(options.index(case)))
+    until(lambda: page.execute_script("return report.cases[state.case].id") == case)
+    until(lambda: page.execute_script("return state.cuts.length && document.querySelector('#probabilities tbody td')"))
+    until(
+        lambda: (
+            page.execute_script("return [...state.cuts[0].present].sort().join()")
+            == page.execute_script("return report.cases[state.case].present.join()")
+        )
+    )
+
+
+def look_at(page, cut, row, column):
+    page.execute_script("moveTo(...arguments)", cut, row, column)
+    voxel = page.find_element("id", "probabilities").get_attribute("data-voxel")
+    rows = page.find_elements("css selector", "#probabilities tbody tr")
+    numbers = [[float(td.get_attribute("data-value")) for td in r.find_elements("tag name", "td")] for r in rows]
+    return tuple(int(n) for n in voxel.split(",")), np.array(numbers).T
+
+
+def soft_labels(out, case, alpha, normalize):
+    """The map g and the soft labels of every method, by the library."""
+    labels, volumes = LabelStore.open(out / "labels.zarr"), VolumeStore.open(out / "volumes.zarr")
+    maps = softlabel.class_maps(
+        labels.maps(case), channels=labels.channels, present=labels.present(case), n_classes=len(labels.classes)
+    )
+    label = volumes.label(case)
+    return [
+        maps, softlabel.one_hot(label, 3), softlabel.label_smoothing(label, 3, alpha), softlabel.svls(label, 3),
+        softlabel.geols(label, maps, alpha=alpha, normalize="sum" if normalize else "none"),
+    ]  # fmt: skip
+
+
+def pixels(page, cut, method):
+    """A canvas as the browser shows it, [row,column,rgb]."""
+    canvas = page.find_element("css selector", f"canvas[data-cut='{cut}'][data-method='{method}']")
+    url = page.execute_script("return arguments[0].toDataURL()", canvas)
+    return np.round(imread(io.BytesIO(b64decode(url.split(",")[1])))[..., :3] * 255).astype(int)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.37, 1.0])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("case", ["case_00", "case_03"])
+def test_the_numbers_at_voxels_are_those_of_the_library(page, out, case, alpha, normalize):
+    show(page, case)
+    choose(page, "alpha", str(alpha))
+    choose(page, "normalize", normalize)
+    expected = soft_labels(out, case, alpha, normalize)
+    rng = np.random.default_rng(0)
+    for cut in range(3):
+        H, W = page.execute_script("return [state.cuts[arguments[0]].H, state.cuts[arguments[0]].W]", cut)
+        for row, column in [(0, 0), (H - 1, W - 1), *((int(rng.integers(H)), int(rng.integers(W))) for _ in range(5))]:
+            voxel, found = look_at(page, cut, row, column)
+            for name, got, soft in zip(("g", *METHODS), found, expected, strict=True):
+                assert got == pytest.approx(soft[(slice(None), *voxel)], abs=2e-6), (name, voxel)
+
+
+def test_the_slider_by_keyboard_changes_pixels_and_numbers(page, out):
+    show(page, "case_00")
+    choose(page, "alpha", "0.1")
+    choose(page, "normalize", True)
+    choose(page, "quantity", "class")
+    before, unchanged = pixels(page, 0, "GeoLS"), pixels(page, 0, "SVLS")
+    slider = page.find_element("id", "alpha")
+    slider.send_keys("\ue014" * 20)  # arrow to the right
+    assert page.find_element("id", "alpha-value").text == "0.30"
+    assert not np.array_equal(pixels(page, 0, "GeoLS"), before)
+    assert np.array_equal(pixels(page, 0, "SVLS"), unchanged)
+    slider.send_keys("\ue012" * 20)
+    assert np.array_equal(pixels(page, 0, "GeoLS"), before)
+    choose(page, "quantity", "leaving")
+    header = page.find_element("css selector", "#classes thead").text
+    assert "leaves the class at α = 0.1" in header
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.6])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pixel_has_the_colour_of_its_probability(page, out, method, alpha):
+    show(page, "case_01")
+    choose(page, "alpha", str(alpha))
+    choose(page, "normalize", True)
+    choose(page, "quantity", "class")
+    choose(page, "class", "2")
+    choose(page, "opacity", "1")
+    soft = soft_labels(out, "case_01", alpha, True)[1 + METHODS.index(method)][2]
+    centre = page.execute_script("return report.cases[state.case].centre")
+    start, (H, W) = page.execute_script("return [state.cuts[0].start, state.cuts[0].size]")
+    expected = soft[centre[0], start[0] : start[0] + H, start[1] : start[1] + W]
+    shown = pixels(page, 0, method)
+    zoom = shown.shape[0] // H
+    middle = shown[zoom // 2 :: zoom, zoom // 2 :: zoom][:H, :W]
+    colours = np.round(colormaps["viridis"](np.clip(expected, 0, 1))[..., :3] * 255)
+    # the cursor and the borders are drawn over some pixels; the page's table of colours is coarser than viridis itself
+    close = np.abs(middle - colours).max(axis=2) <= 6
+    assert close.mean() > 0.9
+    choose(page, "opacity", "0.75")
+    choose(page, "quantity", "leaving")
+
+
+def test_the_numbers_of_the_data_set_follow_the_slider(page, out):
+    choose(page, "alpha", "0.2")
+    for normalize in (True, False):
+        choose(page, "normalize", normalize)
+        leaving = []
+        for case in LabelStore.open(out / "labels.zarr").cases:
+            label = VolumeStore.open(out / "volumes.zarr").label(case)
+            *_, soft = soft_labels(out, case, 0.2, normalize)
+            others = soft[[0, 2]].sum(axis=0)[label == 1]
+            leaving.append(100 * others.mean())
+        cells = page.find_elements("css selector", "#classes tbody tr:nth-child(2) td")
+        assert float(cells[-1].get_attribute("data-value")) == pytest.approx(np.median(leaving), abs=1e-3)
+
+
+def test_arrow_keys_move_the_voxel_and_it_is_read_out(page):
+    show(page, "case_00")
+    canvas = page.find_element("css selector", "canvas[data-cut='1'][data-method='GeoLS']")
+    look_at(page, 1, 3, 4)
+    before = page.find_element("id", "probabilities").get_attribute("data-voxel").split(",")
+    canvas.send_keys("\ue015")  # arrow down: the next row, which is the next z here
+    after = page.find_element("id", "probabilities").get_attribute("data-voxel").split(",")
+    assert [int(b) - int(a) for a, b in zip(before, after, strict=True)] == [1, 0, 0]
+    spoken = page.find_element("id", "voxel")
+    assert spoken.get_attribute("aria-live") == "polite"
+    assert re.match(rf"z {after[0]}, y {after[1]}, x {after[2]}: labelled \w+\. GeoLS at α = ", spoken.text)
+
+
+def test_every_control_has_a_name_and_every_picture_a_text(page):
+    for element in page.find_elements("css selector", "input, select"):
+        assert element.find_element("xpath", "ancestor::label").text.strip()
+    for canvas in page.find_elements("css selector", "canvas"):
+        assert canvas.get_attribute("aria-label")
+        assert canvas.get_attribute("tabindex") == "0"
+    for table in page.find_elements("css selector", "table"):
+        assert table.find_elements("tag name", "caption")
+        assert all(th.get_attribute("scope") for th in table.find_elements("tag name", "th"))
+    ids = [e.get_attribute("id") for e in page.find_elements("css selector", "[id]")]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(page, scheme):
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    colours = json.loads(
+        page.execute_script(
+            "const s = (e) => getComputedStyle(e); return JSON.stringify([s(document.body).color,"
+            "s(document.body).backgroundColor, s(document.querySelector('figcaption')).color])"
+        )
+    )
+    text, back, soft = ([int(n) / 255 for n in re.findall(r"\d+", colour)[:3]] for colour in colours)
+    assert contrast(text, back) > 7
+    assert contrast(soft, back) > 4.5
+    assert (sum(back) > 1.5) == (scheme == "light")
+
+
+def contrast(one, other):
+    """The contrast ratio of WCAG 2."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
