@@ -86,9 +86,10 @@ def rank(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel], flags: Seq
         name = max(scores, key=lambda name: abs(scores[name][number]))
         score = float(abs(scores[name][number]))
         side = "above" if scores[name][number] > 0 else "below"
-        own = [flag.kind for flag in flags if case.id in flag.cases and len(flag.cases) <= max(1, len(cases) // 2)]
-        reason = f"{name}: {score:.1f} deviations {side} the median" if score else "nothing"
-        result[case.id] = Oddness(flags=len(own), score=score, reason="; ".join([*own, reason]))
+        rare = [flag.kind for flag in flags if case.id in flag.cases and len(flag.cases) <= max(1, len(cases) // 2)]
+        own = list(dict.fromkeys(rare))
+        reasons = [*own, *([f"{name}: {score:.1f} deviations {side} the median"] if score else [])]
+        result[case.id] = Oddness(flags=len(own), score=score, reason="; ".join(reasons) or "nothing")
     return dict(sorted(result.items(), key=lambda item: (-item[1].flags, -item[1].score, item[0])))
 
 
@@ -121,8 +122,8 @@ def _map_flags(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel]) -> I
         flat = [c.id for c in having if c.spread[index] < FLAT_SPREAD and c.alive[index] >= ONE_HOT_ALIVE]
         yield from _flag(
             "flat", flat,
-            f"the share of {label.name} hardly differs between its voxels: the soft label is that of plain label "
-            "smoothing; look at intensities and seeds",
+            f"the share of {label.name} hardly differs between its voxels: the soft label says the same everywhere "
+            "inside the class, border or not; look at the pictures before you expect more of it than of label smoothing",
         )  # fmt: skip
         against = [c.id for c in having if c.other_largest[index] > OTHER_LARGEST]
         yield from _flag(
