@@ -123,7 +123,7 @@ def _map_flags(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel]) -> I
         yield from _flag(
             "flat", flat,
             f"the share of {label.name} hardly differs between its voxels: the soft label says the same everywhere "
-            "inside the class, border or not; look at the pictures before you expect more of it than of label smoothing",
+            "inside the class, border or not; look at it before you expect more than of plain label smoothing",
         )  # fmt: skip
         against = [c.id for c in having if c.other_largest[index] > OTHER_LARGEST]
         yield from _flag(
