@@ -175,7 +175,8 @@ def create_stores(plan: Plan) -> None:
         OutputError: they cannot be written.
         StoreError: a store there was made with another recipe.
     """
-    refuse_store(plan.out)
+    # before anything is taken out of one store, the other must be known to fit
+    check_stores(plan)
     with writing_to(plan.out):
         for root, metadata in _roots(plan).items():
             create_store(root, metadata)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from geols_precompute.errors import InputError
+from geols_precompute.help import CommandWithHeadings
 from geols_precompute.options import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, reports_errors
 
 
@@ -25,44 +26,90 @@ class Features(click.ParamType):  # type: ignore[type-arg]  # generic since clic
             self.fail(f"{value!r} is not of the form 16,32,64,128", param, ctx)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+HEADINGS = {
+    "Method": "method alpha normalize focal_gamma dice_weight",
+    "Data and split": "labels split split_seed",
+    "Optimisation": "epochs batch_size accumulate lr weight_decay schedule repeats random_seed",
+    "Network and size": "features crop window",
+    "Augmentation": "augment flip_axes intensity",
+    "Evaluation": "eval overlap",
+    "Where it runs": "device precision workers cache compile channels_last",
+    "Output": "out resume tensorboard profile",
+}
+
+
+@click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option("--method", type=click.Choice(["geols", "ce", "ls", "fl", "svls"]), help="[default: geols]")
+@click.option(
+    "--method", type=click.Choice(["geols", "ce", "ls", "fl", "svls"]), help="Target and loss.  [default: geols]"
+)
 @click.option("--alpha", type=float, help="Share of the smooth term, 0 to 1 (geols, ls).  [default: 0.1]")
 @click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of the maps over the classes.  [default: sum]")
-@click.option("--focal-gamma", type=float, help="γ of fl.  [default: 3]")
+@click.option("--focal-gamma", type=float, help="γ of fl, no unit.  [default: 3]")
 @click.option("--dice-weight", type=float, help="Weight of a Dice term for soft targets.  [default: 0]")
 @click.option("--labels", help="Label store beside the volumes, by name, or by path.  [default: labels]")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and what sets it apart]")
-@click.option("--epochs", type=int, help="[default: 200]")
-@click.option("--batch-size", type=int, help="[default: 4]")
+@click.option("--epochs", type=int, help="Passes over the training cases.  [default: 200]")
+@click.option("--batch-size", type=int, help="Windows per batch, of all processes together.  [default: 4]")
 @click.option("--accumulate", type=int, help="Batches per step of the optimiser.  [default: 1]")
-@click.option("--lr", type=float, help="[default: 1e-4]")
-@click.option("--weight-decay", type=float, help="[default: 1e-4]")
-@click.option("--schedule", type=click.Choice(["constant", "poly"]), help="[default: constant]")
-@click.option("--crop", type=int, nargs=3, metavar="Z Y X", help="Centre crop.  [default: recipe's, or median size]")
-@click.option("--window", type=int, nargs=3, metavar="Z Y X", help="Random windows in place of the centre crop.")
+@click.option("--lr", type=float, help="Learning rate of Adam at the start.  [default: 1e-4]")
+@click.option("--weight-decay", type=float, help="Of Adam.  [default: 1e-4]")
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "poly"]),
+    help="Of the learning rate; poly ends at 0.  [default: constant]",
+)
+@click.option(
+    "--crop", type=int, nargs=3, metavar="Z Y X", help="Centre crop in voxels.  [default: the recipe's, or median size]"
+)
+@click.option(
+    "--window", type=int, nargs=3, metavar="Z Y X",
+    help="Random windows in voxels, in place of the centre crop.  [default: none]",
+)  # fmt: skip
 @click.option("--features", type=Features(), help="Channels per level.  [default: 16,32,64,128,256,512]")
-@click.option("--augment", type=click.Choice(["paper", "flips", "none"]), help="[default: paper]")
+@click.option(
+    "--augment", type=click.Choice(["paper", "flips", "none"]),
+    help="paper transposes and flips half of the batches.  [default: paper]",
+)  # fmt: skip
 @click.option("--flip-axes", help="Of --augment flips: some of z, y and x.  [default: zyx]")
-@click.option("--intensity/--no-intensity", default=None, help="Also vary noise, brightness, contrast and gamma.")
+@click.option(
+    "--intensity/--no-intensity", default=None,
+    help="Also vary noise, brightness, contrast and gamma.  [default: no-intensity]",
+)  # fmt: skip
 @click.option("--split", help="TRAIN,VALIDATION,TEST in cases or fractions, or a file.  [default: 0.7,0.1,0.2]")
-@click.option("--split-seed", type=int, help="[default: 0]")
+@click.option("--split-seed", type=int, help="Of a drawn split.  [default: 0]")
 @click.option("--repeats", type=int, help="Trainings with different seeds, for mean ± std.  [default: 1]")
-@click.option("--random-seed", type=int, help="[default: 0]")
+@click.option("--random-seed", type=int, help="Of weights, order, windows and augmentation.  [default: 0]")
 @click.option("--eval", type=click.Choice(["whole", "crop"]), help="What is evaluated of a volume.  [default: whole]")
-@click.option("--overlap", type=float, help="Of neighbouring windows, 0 to below 1.  [default: 0.5]")
+@click.option(
+    "--overlap", type=float, help="Share of a window that its neighbour has too, 0 to below 1.  [default: 0.5]"
+)
 @click.option(
     "--cache", type=click.Choice(["none", "ram", "device"]), help="Where to keep training cases.  [default: none]"
 )
 @click.option("--workers", type=int, help="Processes that load batches.  [default: 4, or 0 on a CPU]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "float32"]), help="[default: auto]")
-@click.option("--compile/--no-compile", default=None, help="Run the network through torch.compile.")
-@click.option("--channels-last/--no-channels-last", default=None, help="May be faster on tensor cores.")
-@click.option("--tensorboard/--no-tensorboard", default=None, help="Also write TensorBoard files.")
-@click.option("--profile/--no-profile", default=None, help="Print where the time of the steps went.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings as TOML; flags override them.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "float32"]),
+    help="auto is bf16 where the hardware has it.  [default: auto]",
+)  # fmt: skip
+@click.option(
+    "--compile/--no-compile", default=None, help="Run the network through torch.compile.  [default: no-compile]"
+)
+@click.option(
+    "--channels-last/--no-channels-last", default=None,
+    help="May be faster on tensor cores.  [default: no-channels-last]",
+)  # fmt: skip
+@click.option(
+    "--tensorboard/--no-tensorboard", default=None, help="Also write TensorBoard files.  [default: no-tensorboard]"
+)
+@click.option(
+    "--profile/--no-profile", default=None, help="Print where the time of the steps went.  [default: no-profile]"
+)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path),
+    help="Settings as TOML; flags override them.  [default: none]",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
 @reports_errors(extra="train")
 def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool, **flags: Any) -> int:

@@ -113,6 +113,18 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in precompute("--debug", tmp_path).output
 
 
+def test_a_refused_run_takes_nothing_out_of_the_stores(nnunet):
+    data = nnunet(cases=3)
+    assert precompute(data).exit_code == 0
+    # in another place every file is new, and would be looked at again
+    moved = data.rename(data.with_name("moved"))
+    manifests = {p: p.read_bytes() for p in moved.rglob("manifest.json")}
+    refused = precompute("--seeds", "erosion", moved)
+    assert refused.exit_code == 2
+    assert len(manifests) == 2
+    assert {p: p.read_bytes() for p in moved.rglob("manifest.json")} == manifests
+
+
 def test_an_output_of_another_recipe_is_refused_and_another_name_helps(nnunet):
     root = nnunet()
     assert precompute(root).exit_code == 0

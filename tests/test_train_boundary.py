@@ -10,8 +10,8 @@ from test_import_boundaries import BLOCKER, ROOT, imports_of
 from train_fixtures import ball_label, make_stores
 
 ALLOWED = {
-    "cases", "digests", "errors", "geometry", "layouts", "nifti", "options", "preparation", "progress", "recipe",
-    "softlabel", "store", "tables", "volumes",
+    "cases", "digests", "errors", "geometry", "help", "layouts", "nifti", "options", "preparation", "progress",
+    "recipe", "softlabel", "store", "tables", "volumes",
 }  # fmt: skip
 CLUSTER = {"dask", "distributed", "numba", "skimage", "GeodisTK"}
 
