@@ -1,13 +1,14 @@
 # make demo       set up .venv and run the demo
 # make test       set up what the tests need, check the code, run the tests
 # make test-slow  the tests that take minutes
+# make docs       build the documentation into site/
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 # GeodisTK has no wheel and predates NumPy 2. Old setuptools reads CFLAGS, new ones CXXFLAGS; without -O3 it is 5 times slower.
 GEODISTK_FLAGS := -DNDEBUG -fwrapv -O3 -DNPY_IN_ARRAY=NPY_ARRAY_IN_ARRAY
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check docs clean
 
 demo: .venv/.demo
 	$(BIN)/python workflows/demo.py
@@ -23,11 +24,19 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the variable silences a notice about the future of the theme
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e ".[demo]"
+	touch $@
+
+.venv/.docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e ".[docs]"
 	touch $@
 
 .venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
@@ -36,4 +45,4 @@ check: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
