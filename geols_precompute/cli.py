@@ -20,7 +20,7 @@ from geols_precompute.options import (
     printable,
     reports_errors,
 )
-from geols_precompute.recipe import PRESETS, Recipe
+from geols_precompute.recipe import ENGINE_VERSIONS, PRESETS, Recipe
 from geols_precompute.wording import duration, plural, readable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ HEADINGS = {
     "--clip", type=(float, float), metavar="LOW HIGH",
     help="Clip intensities to two percentiles, 0 to 100, per modality of a case.  [default: the recipe's, else none]",
 )  # fmt: skip
-@click.option("--engine", type=click.Choice(["numba", "geodistk"]), help="For distances.  [default: numba]")
+@click.option("--engine", type=click.Choice(list(ENGINE_VERSIONS)), help="For distances.  [default: numba]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
 @click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.  [default: none]")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from geols_precompute.errors import InputError
 from geols_precompute.help import CommandWithHeadings
 from geols_precompute.options import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.softlabel import Method
 
 
 class Features(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -40,9 +41,7 @@ HEADINGS = {
 
 @click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--method", type=click.Choice(["geols", "ce", "ls", "fl", "svls"]), help="Target and loss.  [default: geols]"
-)
+@click.option("--method", type=click.Choice(get_args(Method)), help="Target and loss.  [default: geols]")
 @click.option("--alpha", type=float, help="Share of the smooth term, 0 to 1 (geols, ls).  [default: 0.1]")
 @click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of the maps over the classes.  [default: sum]")
 @click.option("--focal-gamma", type=float, help="γ of fl, no unit.  [default: 3]")
