@@ -22,6 +22,7 @@ from geols_precompute.store.reader import LabelStore
 
 MOST_BYTES = 30_000_000
 MOST_CASES = 30
+SCRIPTS = ("mix.js", "pictures.js", "tables.js", "page.js")
 _BINS = 32
 
 
@@ -145,7 +146,7 @@ def _html(document: dict[str, Any]) -> str:
         # nothing in the data, such as the name of a class, can end the script that carries it
         "DATA": json.dumps(document, allow_nan=False).replace("<", "\\u003c"),
         "STYLE": (here / "page.css").read_text(encoding="utf-8"),
-        "SCRIPT": (here / "page.js").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "DIGEST": html.escape(document["store"]["digest"][:12]),
     }
     return re.sub("@(DATA|STYLE|SCRIPT|DIGEST)@", lambda match: parts[match[1]], template)
