@@ -28,7 +28,8 @@ class Store:
 
     Attributes:
         files: where the store lies.
-        manifest_content, root_content: both documents as they stand.
+        manifest_content: the manifest as it stands.
+        root_content: the root's zarr.json as it stands.
         digest: SHA-256 of the manifest, the name under which the store is cited.
         cases: ids, sorted.
         classes: the class table; a class's index is its place in it.
