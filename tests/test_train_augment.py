@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from geols_train.augment import augment, vary_intensities
+from geols_train.targets import soft_label
 
 
 def tensors():
@@ -53,6 +54,25 @@ def test_none_and_the_same_generator_give_the_same_batch():
         first, second = (augment(tensors(), kind, np.random.default_rng(7)) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(augment(tensors(), "none", np.random.default_rng(0))[0], tensors()[0])
+
+
+@pytest.mark.parametrize("method", ["ce", "ls", "svls", "geols"])
+def test_a_soft_label_moves_with_its_voxels_and_keeps_its_sum(method):
+    rng = np.random.default_rng(0)
+    label = torch.from_numpy(rng.integers(0, 3, (2, 5, 6, 7)).astype(np.uint8))
+    stored = torch.from_numpy(rng.integers(0, 256, (2, 2, 5, 6, 7)).astype(np.uint8))
+    present = torch.tensor([[True, True, True], [True, True, False]])
+
+    def mixed(label, stored):
+        return soft_label(method, label, n_classes=3, stored_BKZYX=stored, channels=(1, 2), present_BC=present)
+
+    for seed in range(20):
+        turned = augment([label, stored], "paper", np.random.default_rng(seed))
+        (expected,) = augment([mixed(label, stored)], "paper", np.random.default_rng(seed))
+        found = mixed(*turned)
+        # SVLS adds its 27 weights in another order after a turn
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if method == "svls" else 0)
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(found.shape[0], *found.shape[2:]), rtol=0, atol=1e-6)
 
 
 class Drawn:
