@@ -11,9 +11,9 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflows/paper"))
 
-from results import DSC, HD95
+from results import DSC, HD95, Measured
 from significance import Difference, difference, holm, interval, mean_of, spread_of
-from tables import verdict
+from tables import differences_table, metrics_table, verdict
 
 
 @pytest.fixture
@@ -57,6 +57,30 @@ def test_a_difference_is_paired_by_case(rng):
     assert verdict(found, found.p, HD95) == "worse"
 
 
+def test_a_difference_is_paired_by_repeat(rng):
+    seeds = np.array([[-2.0], [0.0], [2.0]])  # what a seed does, it does to both
+    cases = rng.normal(size=(3, 40)) + seeds
+    found = difference(cases + 0.3 + rng.normal(size=(3, 40)) * 0.1, cases)
+    assert 0.25 < found.low < 0.3 < found.high < 0.35
+    # and what a repeat does to the difference is in the interval
+    uneven = difference(cases + seeds, cases)
+    assert uneven.low < -1 < 1 < uneven.high
+
+
+def test_repeats_that_only_one_of_two_has_are_not_compared(rng):
+    def measured(kind, values, repeats):
+        per_structure = np.asarray(values)[:, :, None]
+        return Measured(
+            kind=kind, repeats=repeats, cases=tuple("abcdefgh"), structures=("s",),
+            values={metric.column: per_structure for metric in (DSC, HD95)},
+        )  # fmt: skip
+
+    one = rng.normal(size=(2, 8))
+    rows = [("one", measured("one", one, (0, 1))), ("other", measured("other", one[1:] - 2, (1,)))]
+    table = differences_table("d", "", rows, rows[0], (DSC,))
+    assert dict(table.rows[0][2].numbers)["mean"] == pytest.approx(-2)
+
+
 def test_nothing_is_claimed_where_there_is_nothing(rng):
     claims = 0
     for _ in range(200):
@@ -87,3 +111,23 @@ def test_what_is_not_defined_is_left_out(rng):
     empty[:, 7] = np.nan
     found = difference(empty, rng.normal(size=(2, 30)))
     assert np.isfinite([found.mean, found.low, found.high, found.p]).all()
+
+
+def test_a_distance_that_is_defined_nowhere_has_no_difference():
+    nothing = np.full((2, 5), np.nan)
+    found = difference(nothing, nothing)
+    assert np.isnan([found.mean, found.low, found.high]).all()
+    assert verdict(found, 1.0, HD95) == "not defined"
+    assert np.isnan(mean_of(nothing))
+
+
+@pytest.mark.parametrize("metric", [DSC, HD95])
+def test_the_best_two_are_marked(metric):
+    rows = []
+    for name, value in (("low", 1.0), ("high", 3.0), ("middle", 2.0)):
+        values = {metric.column: np.full((1, 4, 1), value)}
+        rows.append((name, Measured(kind=name, repeats=(0,), cases=tuple("abcd"), structures=("s",), values=values)))
+    table = metrics_table("t", "", rows, (metric,), structures=False)
+    marks = {row[0].text: row[1].emphasis for row in table.rows}
+    best, worst = ("high", "low") if metric is DSC else ("low", "high")
+    assert marks == {best: "best", "middle": "second", worst: ""}

@@ -61,10 +61,10 @@ class Report:
             f"{plural(len(self.study.trainings()) - len(missing), 'training')} of {len(self.study.trainings())} are "
             f"finished{', missing: ' if missing else ''}{', '.join(str(t.folder) for t in missing)}. A cell gives the "
             "mean over test cases ± the standard deviation over repeats (where there are several) [95 % bootstrap "
-            "interval over repeats and cases]; the best mean is bold and the second underlined, whether or not the "
-            "difference is beyond noise: for that, see the tables of differences. Their p is of Wilcoxon's signed-rank "
-            "test over cases, corrected by Holm over the table; a row reads as better or worse if the corrected p is "
-            "below 0.05 and the interval leaves out 0."
+            "interval over repeats and cases]. The best mean is bold and the second underlined, whether or not the "
+            "difference is beyond noise: for that, see the tables of differences, which are paired by seed and case. "
+            "Their p is of Wilcoxon's signed-rank test over cases, corrected by Holm over the table; a row reads as "
+            "better or worse if the corrected p is below 0.05 and the interval leaves out 0."
         )
         for experiment in self.study.experiments:
             yield from self.experiment(experiment)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +39,23 @@ class Measured:
 
     Attributes:
         kind: of training.
-        repeats: how many there are, which may be fewer than the study asks for.
+        repeats: their numbers, which may be fewer than the study asks for.
         cases: ids.
         structures: names of classes or regions.
         values: by column, [repeat,case,structure] in the metric's unit; NaN where a distance is not defined.
     """
 
     kind: str
-    repeats: int
+    repeats: tuple[int, ...]
     cases: tuple[str, ...]
     structures: tuple[str, ...]
     values: dict[str, NDArray[np.float64]]
+
+    def only(self, repeats: Collection[int]) -> Measured:
+        """Return what some of the repeats measured."""
+        chosen = [number in repeats for number in self.repeats]
+        values = {column: array[chosen] for column, array in self.values.items()}
+        return replace(self, repeats=tuple(r for r in self.repeats if r in repeats), values=values)
 
     def of(self, metric: Metric, structure: str | None = None) -> NDArray[np.float64]:
         """Return [repeat,case] of one structure, or of the mean of all (where it is defined)."""
@@ -86,7 +92,7 @@ def read_measured(runs: Path, trainings: Sequence[Training], structures: Sequenc
         return metric.factor * np.array(numbers).reshape(shape)
 
     return Measured(
-        kind=finished[0].kind, repeats=len(tables), cases=cases, structures=tuple(structures),
+        kind=finished[0].kind, repeats=tuple(t.repeat for t in finished), cases=cases, structures=tuple(structures),
         values={metric.column: column(metric) for metric in (DSC, SD, HD95, ECE)},
     )  # fmt: skip
 

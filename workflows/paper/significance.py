@@ -1,8 +1,9 @@
 """Significance: what of a difference is beyond chance.
 
-Values are [repeat,case]. A test case is the unit of the paired tests, with its mean over repeats: they speak of new
-cases for these networks. The bootstrap draws repeats and cases, so its intervals also know that training has chances
-of its own, as far as a handful of repeats can tell.
+Values are [repeat,case]. Differences are paired by both: a repeat has the same random seed, and so the same first
+weights, order and augmentation, whatever is compared. A test case is the unit of the paired tests, with its mean over
+repeats: they speak of new cases for these networks. The bootstrap draws repeats and cases, so its intervals also know
+that training has chances of its own, as far as a handful of repeats can tell.
 """
 
 from __future__ import annotations
@@ -29,32 +30,42 @@ class Difference:
 
 
 def mean_of(values_RC: NDArray[np.float64]) -> float:
-    """Return the mean over cases and repeats, without what is not defined."""
-    return float(np.nanmean(values_RC))
+    """Return the mean over cases and repeats, without what is not defined; NaN if nothing is."""
+    return float(np.nanmean(values_RC)) if np.isfinite(values_RC).any() else float("nan")
 
 
 def spread_of(values_RC: NDArray[np.float64]) -> float | None:
-    """Return the standard deviation (n - 1) of the repeats' means; None for a single repeat."""
-    return float(np.std(np.nanmean(values_RC, axis=1), ddof=1)) if len(values_RC) > 1 else None
+    """Return the standard deviation (n - 1) of the repeats' means; None for fewer than two."""
+    means = [mean_of(values_C) for values_C in values_RC]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
 def interval(values_RC: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean, over repeats and cases."""
-    return _percentiles(_draws(values_RC, *_indices(values_RC.shape, np.random.default_rng(0))))
+    """Return the 95 % percentile bootstrap interval of the mean, over repeats and cases; NaN if nothing is defined."""
+    if np.isnan(values_RC).all():
+        return float("nan"), float("nan")
+    R, C = values_RC.shape
+    rng = np.random.default_rng(0)
+    repeats, cases = rng.integers(0, R, (DRAWS, R)), rng.integers(0, C, (DRAWS, C))
+    # a draw of repeats is a weight for each: the sum over them first, which is small, then over cases
+    weights = np.stack([(repeats == r).sum(axis=1) for r in range(R)], axis=1).astype(float)
+    defined = ~np.isnan(values_RC)
+    draws = np.arange(DRAWS)[:, None]
+    total = (weights @ np.where(defined, values_RC, 0))[draws, cases].sum(axis=1)
+    count = (weights @ defined.astype(float))[draws, cases].sum(axis=1)
+    means = total[count > 0] / count[count > 0]
+    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)
 
 
 def difference(one_RC: NDArray[np.float64], other_RC: NDArray[np.float64]) -> Difference:
-    """Return one - other, paired by case; the number of repeats may differ."""
-    paired_C = _mean_over_repeats(one_RC) - _mean_over_repeats(other_RC)
+    """Return one - other, paired by repeat and case."""
+    paired_RC = one_RC - other_RC
+    paired_C = _mean_over_repeats(paired_RC)
     paired_C = paired_C[~np.isnan(paired_C)]
     p = float(wilcoxon(paired_C).pvalue) if paired_C.any() else 1.0
-    rng = np.random.default_rng(0)
-    repeats, cases = _indices(one_RC.shape, rng)
-    other_repeats, _ = _indices(other_RC.shape, rng)
-    # the same cases of both, and repeats that have nothing to do with each other
-    draws = _draws(one_RC, repeats, cases) - _draws(other_RC, other_repeats, cases)
-    low, high = _percentiles(draws)
-    return Difference(mean=float(np.mean(paired_C)), low=low, high=high, p=p)
+    low, high = interval(paired_RC)
+    return Difference(mean=mean_of(paired_RC), low=low, high=high, p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -65,27 +76,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = stepped
     return [float(p) for p in adjusted]
-
-
-def _indices(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    R, C = shape
-    return rng.integers(0, R, (DRAWS, R)), rng.integers(0, C, (DRAWS, C))
-
-
-def _draws(values_RC: NDArray[np.float64], repeats: NDArray[np.intp], cases: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the mean of each draw."""
-    # a draw of repeats is a weight for each: the mean over them first, which is small, then over cases
-    R = len(values_RC)
-    weights = np.stack([(repeats == r).sum(axis=1) for r in range(R)], axis=1).astype(float)
-    defined = ~np.isnan(values_RC)
-    total = (weights @ np.where(defined, values_RC, 0))[np.arange(DRAWS)[:, None], cases].sum(axis=1)
-    count = (weights @ defined.astype(float))[np.arange(DRAWS)[:, None], cases].sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.nanpercentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(low), float(high)
 
 
 def _mean_over_repeats(values_RC: NDArray[np.float64]) -> NDArray[np.float64]:

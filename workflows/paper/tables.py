@@ -40,12 +40,12 @@ def metrics_table(name: str, caption: str, rows: Sequence[Row], metrics: Sequenc
 def differences_table(name: str, caption: str, rows: Sequence[Row], reference: Row, metrics: Sequence[Metric]) -> Table:
     """Return each row's difference from a reference, in the mean over structures, and whether it is beyond chance.
 
-    The family of Holm's correction is the table: every row and metric. A difference counts as one if p, corrected, is
-    below 0.05 and the bootstrap interval leaves out 0.
+    Compared are the repeats that both have. The family of Holm's correction is the table: every row and metric. A
+    difference counts as one if p, corrected, is below 0.05 and the bootstrap interval leaves out 0.
     """
     others = [row for row in rows if row[0] != reference[0]]
     keys = [(label, metric) for label, _ in others for metric in metrics]
-    found = [difference(m.of(metric), reference[1].of(metric)) for _, m in others for metric in metrics]
+    found = [_difference(m, reference[1], metric) for _, m in others for metric in metrics]
     corrected = holm([d.p for d in found])
     header = [f"less {reference[0]}", "metric", f"difference [{LEVEL:.0%} interval]", "p", "p, Holm", "reads as"]
     cells = [
@@ -61,6 +61,8 @@ def differences_table(name: str, caption: str, rows: Sequence[Row], reference: R
 
 def verdict(found: Difference, corrected: float, metric: Metric) -> str:
     """Say what a difference is: better, worse, or within noise."""
+    if np.isnan(found.mean):
+        return "not defined"
     if corrected >= 0.05 or found.low <= 0 <= found.high:
         return "within noise"
     return "better" if (found.mean > 0) == metric.more_is_better else "worse"
@@ -71,6 +73,11 @@ def undefined_note(rows: Sequence[Row]) -> str:
     counts = {label: int(np.isnan(found.values[HD95.column]).sum()) for label, found in rows}
     lacking = [f"{label} {count}" for label, count in counts.items() if count]
     return f"HD95 is not defined, and left out, in: {', '.join(lacking)}." if lacking else "HD95 is defined everywhere."
+
+
+def _difference(one: Measured, other: Measured, metric: Metric) -> Difference:
+    shared = set(one.repeats) & set(other.repeats)
+    return difference(one.only(shared).of(metric), other.only(shared).of(metric))
 
 
 def _column_name(metric: Metric, structure: str | None, structures: bool) -> str:
