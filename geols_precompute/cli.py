@@ -105,6 +105,9 @@ def precompute(
     from geols_precompute.recipes import assemble_recipe, load_recipe_file
     from geols_precompute.reuse import Reuse
 
+    others = {"--dry-run": dry_run, "--part": part_text, "--scheduler": scheduler, "--reuse": reuse}
+    if preview is not None and (ignored := [name for name, value in others.items() if value]):
+        raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     # an empty text is a shell variable that is not set, and would mean all cases
     part = Part.parse(part_text) if part_text is not None else None
     if scheduler is not None:
@@ -237,7 +240,7 @@ def show_preview(plan: Plan, case: str) -> int:
     check_stores(plan)
     click.echo(describe(plan))
     compile_once(plan.recipe.maps)
-    path = plan.out / f"preview-{case}.html"
+    path = plan.out / f"preview-{plan.name}-{case}.html"
     for flag in write_preview(plan, case, path).flags:
         click.echo(printable(f"{flag.kind}: {flag.text}"))
     click.echo(f"preview {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,9 @@ def report(
 
     labels = LabelStore.open(store)
     volumes = volumes_of(labels, data)
-    shown = [case.strip() for case in cases.split(",")] if cases else []
+    shown = list(dict.fromkeys(case.strip() for case in (cases or "").split(",") if case.strip()))
+    if not math.isfinite(alpha):
+        raise InputError(f"--alpha must be in [0, 1], got {alpha}")
     with show_progress(len(labels.cases), "report") as progress:
         found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=progress)
     for flag in found.flags:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from geols_precompute.pipeline import Plan, create_stores
-from geols_precompute.store.atomic import writing_to
+from geols_precompute.store.atomic import new_folder, remove_abandoned, writing_to
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.task import Outcome, Task, run_case
 
@@ -24,7 +22,8 @@ def trial(plan: Plan, task: Task) -> Iterator[tuple[Plan, Outcome]]:
         OutputError: nothing can be written there.
     """
     beside = next(folder for folder in (plan.out.absolute(), *plan.out.absolute().parents) if folder.is_dir())
-    with writing_to(plan.out), tempfile.TemporaryDirectory(prefix=".geols-trial-", dir=beside) as folder:
-        elsewhere = replace(plan, out=Path(folder))
+    with writing_to(plan.out), new_folder(beside) as folder:
+        remove_abandoned(beside)  # of trials that were killed
+        elsewhere = replace(plan, out=folder)
         create_stores(elsewhere)
         yield elsewhere, run_case(replace(task, volumes=elsewhere.out / VOLUMES, labels=elsewhere.labels))

@@ -91,7 +91,7 @@ def join_world(device: torch.device) -> Iterator[World]:
 
     An error that leaves this context is shown by every process that has it.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
     if size == 1:
         yield World(device=device)
         return

@@ -27,15 +27,14 @@ def on_device(batches: Iterable[StoredBatch], device: torch.device) -> Iterator[
         if ahead is not None:
             yield ahead
         # only now: the work on the batch before is queued, and need not wait for this copy
-        ahead = _given_to_current_stream(moved, copies)
+        ahead = _given_to_stream(moved, copies, torch.cuda.current_stream(device))
     if ahead is not None:
         yield ahead
 
 
-def _given_to_current_stream(batch: StoredBatch, copies: torch.cuda.Stream) -> StoredBatch:
-    """Have the current stream wait for the copy, and keep the memory until that stream is done with it."""
-    current = torch.cuda.current_stream()
-    current.wait_stream(copies)
+def _given_to_stream(batch: StoredBatch, copies: torch.cuda.Stream, stream: torch.cuda.Stream) -> StoredBatch:
+    """Have a stream wait for the copy, and keep the memory until the stream is done with it."""
+    stream.wait_stream(copies)
     for tensor in batch.tensors():
-        tensor.record_stream(current)
+        tensor.record_stream(stream)
     return batch

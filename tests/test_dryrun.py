@@ -176,3 +176,11 @@ def test_a_header_of_several_modalities_in_one_file(tmp_path):
 def test_numbers_as_people_read_them():
     assert [readable(n) for n in (900, 12_345_678, 2.5e9, 3.21e12)] == ["0.9 kB", "12.3 MB", "2.5 GB", "3.21 TB"]
     assert [duration(n) for n in (59.6, 600, 7200 * 3)] == ["60 s", "10 min", "6.0 h"]
+
+
+def test_what_a_killed_trial_left_is_removed_by_the_next(nnunet):
+    root = nnunet()
+    left = root / f".tmp-{'0123456789abcdef' * 2}"
+    (left / "volumes.zarr").mkdir(parents=True)
+    assert precompute("--dry-run", root).exit_code == 0
+    assert not list(root.glob(".tmp-*"))

@@ -84,6 +84,7 @@ def test_equal_trainings_are_done_once_and_first_repeats_first():
     assert kinds["iterations"] == ["geols-0.1-skeleton", "geols-0.1-skeleton-iterations-exact"]
     assert kinds["normalize"] == ["geols-0.1-skeleton", "geols-0.1-skeleton-none"]
     assert len({t.flags()["random-seed"] for t in trainings}) == 3
+    assert as_arguments({"intensity": True, "compile": False}) == ["--intensity", "--no-compile"]
     assert as_arguments({"crop": [1, 2, 3], "lr": 1e-3}) == ["--crop", "1", "2", "3", "--lr", "0.001"]
 
 
@@ -125,6 +126,9 @@ def test_the_runner_trains_everything_once(done):
     again = script("run.py", study, "--data", data, "--out", out)
     assert again.returncode == 0
     assert "0 trainings to do, 4 finished before" in again.stdout
+    # a flag that is given beside the study does not make it another one
+    flagged = script("run.py", study, "--data", data, "--out", out, "--list", "--", "--epochs", "3")
+    assert flagged.stdout.count("finished geols-train") == 4, flagged.stderr
     listed = script("run.py", study, "--data", data, "--out", out, "--part", "2/2", "--list").stdout
     assert listed.count("finished geols-train") == 2
 
@@ -150,6 +154,8 @@ def test_a_data_set_that_is_not_there_is_explained(done, tmp_path):
         (TINY.replace("repeats = 2", ""), "missing key 'repeats'"),
         (TINY + "\n[more]\n", "unknown key 'more'"),
         (TINY.replace('["ce", "geols"]', '"ce"'), "lists of what is varied"),
+        (TINY.replace('["ce", "geols"]', "[[1, 2]]"), "lists of what is varied"),
+        (TINY.replace("[precompute]", "[precompute]\nalpha = 1"), "'alpha' is varied in an experiment"),
         ("title = ", "cannot be read as TOML"),
     ],
 )
@@ -173,7 +179,22 @@ def test_a_failed_training_is_named_and_the_others_go_on(done, tmp_path):
     assert "geols-0.1-skeleton/repeat-1: done" in run.stdout
 
 
-def test_a_stopped_study_goes_on(done, tmp_path):
+def test_jobs_that_start_together_do_not_disturb_each_other(done, tmp_path):
+    _, data, _, _ = done
+    study = tmp_path / "study.toml"
+    study.write_text(TINY.replace("repeats = 2", "repeats = 1"))
+    command = [sys.executable, str(PAPER / "run.py"), str(study), "--data", str(data), "--out", str(tmp_path / "out")]
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    jobs = [subprocess.Popen([*command, "--part", f"{n}/2"], env=path, stdout=subprocess.PIPE) for n in (1, 2)]
+    printed = [job.communicate(timeout=200)[0].decode() for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], printed
+    assert len(list((tmp_path / "out/runs").glob("*/*/summary.json"))) == 2
+    # one of them computed the store, the other found it whole
+    assert sorted(re.findall(r"(\d) cases computed, \d unchanged", "".join(printed))) == ["0", "8"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_study_goes_on(done, tmp_path, number):
     _study, data, _finished, _ = done
     longer = tmp_path / "longer.toml"
     longer.write_text(TINY.replace("epochs = 2", "epochs = 4000").replace("repeats = 2", "repeats = 1"))
@@ -187,7 +208,7 @@ def test_a_stopped_study_goes_on(done, tmp_path):
             assert time.monotonic() < deadline
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert (log.parent / "last.pt").exists()

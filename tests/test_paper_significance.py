@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,20 @@ def test_a_distance_that_is_defined_nowhere_has_no_difference():
     assert np.isnan([found.mean, found.low, found.high]).all()
     assert verdict(found, 1.0, HD95) == "not defined"
     assert np.isnan(mean_of(nothing))
+
+
+def test_a_mean_over_structures_is_defined_where_all_of_them_are():
+    hard, easy = [2.0, np.nan, 2.0], [1.0, 1.0, 1.0]
+    values = {HD95.column: np.stack([easy, hard], axis=-1)[None]}
+    found = Measured(kind="k", repeats=(0,), cases=tuple("abc"), structures=("easy", "hard"), values=values)
+    assert found.of(HD95)[0] == pytest.approx([1.5, np.nan, 1.5], nan_ok=True)
+    # what misses a case is not ranked
+    other = replace(found, values={HD95.column: np.full((1, 3, 2), 9.0)})
+    table = metrics_table("t", "", [("misses", found), ("worse", other)], (HD95,), structures=False)
+    assert [row[1].emphasis for row in table.rows] == ["", ""]
+    # equal ones share a mark
+    table = metrics_table("t", "", [("one", other), ("same", other)], (HD95,), structures=False)
+    assert [row[1].emphasis for row in table.rows] == ["best", "best"]
 
 
 @pytest.mark.parametrize("metric", [DSC, HD95])

@@ -242,8 +242,8 @@ def test_a_preview_leaves_only_its_page(nnunet):
     data = nnunet(cases=3)
     done = run(precompute, "--preview", "case_01", "--seeds", "erosion", data)
     assert done.exit_code == 0, done.output
-    assert [p.name for p in (data / "geols").iterdir()] == ["preview-case_01.html"]
-    assert [found["id"] for found in document_of(data / "geols/preview-case_01.html")["cases"]] == ["case_01"]
+    assert [p.name for p in (data / "geols").iterdir()] == ["preview-labels-case_01.html"]
+    assert [found["id"] for found in document_of(data / "geols/preview-labels-case_01.html")["cases"]] == ["case_01"]
     assert sorted(p.name for p in data.iterdir()) == ["dataset.json", "geols", "imagesTr", "labelsTr"]
     refused = run(precompute, "--preview", "nobody", data)
     assert refused.exit_code == 2
@@ -252,7 +252,34 @@ def test_a_preview_leaves_only_its_page(nnunet):
     assert run(precompute, "--workers", 0, "--seeds", "erosion", data).exit_code == 0
     done = run(store, "report", data / "geols/labels.zarr", "--cases", "case_01", "-o", data / "r.html")
     assert done.exit_code == 0
-    assert document_of(data / "r.html")["cases"] == document_of(data / "geols/preview-case_01.html")["cases"]
+    assert document_of(data / "r.html")["cases"] == document_of(data / "geols/preview-labels-case_01.html")["cases"]
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(out, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "measure", lambda *args: pytest.fail("measured"))
+    refused = run(store, "report", out / "labels.zarr", "-o", tmp_path)
+    assert refused.exit_code == 2
+    assert "is a folder; name a file with -o" in refused.output
+    refused = run(store, "report", out / "labels.zarr", "-o", tmp_path / "r.html", "--alpha", "nan")
+    assert refused.exit_code == 2
+    assert "--alpha must be in [0, 1]" in refused.output
+    monkeypatch.undo()
+    done = run(store, "report", out / "labels.zarr", "-o", tmp_path / "new/r.html", "--cases", "case_01,case_01, ,")
+    assert done.exit_code == 0, done.output
+    assert "7 cases, 1 shown" in done.output
+
+
+def test_a_store_without_cases_is_refused_in_one_line(tmp_path):
+    folder = make_stores(tmp_path, cases=0)
+    refused = run(store, "report", folder / "labels.zarr", "-o", tmp_path / "r.html")
+    assert refused.exit_code == 2
+    assert "has no case to report on" in refused.output
+
+
+def test_a_preview_says_what_it_does_not_go_with(nnunet):
+    refused = run(precompute, "--preview", "case_01", "--dry-run", "--part", "1/2", nnunet())
+    assert refused.exit_code == 2
+    assert "leave out --dry-run and --part" in refused.output
 
 
 def test_a_damaged_case_is_named_and_nothing_is_written(tmp_path):

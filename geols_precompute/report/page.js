@@ -4,11 +4,12 @@ const $ = (id) => document.getElementById(id);
 const state = { case: 0, cuts: [], cursor: { cut: 0, row: 0, column: 0 } };
 
 async function showCase(number) {
+  if (!report.cases.length) return; // all were too large
   state.case = (number + report.cases.length) % report.cases.length;
   const found = report.cases[state.case];
   $("case").value = String(state.case);
   const odd = report.ranking.find((entry) => entry.id === found.id);
-  $("case-note").textContent = `odd because: ${odd.reason}`;
+  $("case-note").textContent = odd.reason === "nothing" ? "" : `odd because: ${odd.reason}`;
   const cuts = await Promise.all(found.cuts.map((cut) => unpack(cut, found.present)));
   if (report.cases[state.case] !== found) return; // another case was chosen meanwhile
   state.cuts = cuts;
@@ -22,13 +23,14 @@ async function showCase(number) {
 function pictureRow(cut, number) {
   const row = document.createElement("div");
   row.className = "cut";
-  const zoom = Math.min(5, Math.max(1, Math.floor(420 / Math.max(cut.W * cut.spacing[1], cut.H * cut.spacing[0]) * Math.min(...cut.spacing))));
-  const unit = Math.min(...cut.spacing);
-  cut.canvases = ["image", ...METHODS].map((name) => {
-    const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+  // voxels as they lie in space, some pixels each, and no picture longer than the screen
+  const [height, width] = cut.size.map((n, at) => n * cut.spacing[at] / Math.min(...cut.spacing));
+  const longest = Math.max(height, width), zoom = Math.min(Math.max(1, Math.min(5, Math.floor(420 / longest))), 1200 / longest);
+  cut.pictures = [null, ...METHODS].map((method) => {
+    const name = method ?? "image", figure = document.createElement("figure"), canvas = document.createElement("canvas");
     const caption = document.createElement("figcaption");
-    canvas.width = Math.round(cut.W * zoom * cut.spacing[1] / unit);
-    canvas.height = Math.round(cut.H * zoom * cut.spacing[0] / unit);
+    canvas.width = Math.max(1, Math.round(width * zoom));
+    canvas.height = Math.max(1, Math.round(height * zoom));
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `cut across ${AXES[cut.axis]}, ${name}; arrow keys move the voxel that is read`);
@@ -47,7 +49,7 @@ function pictureRow(cut, number) {
     });
     figure.append(canvas, caption);
     row.append(figure);
-    return [canvas, caption];
+    return { method, canvas, caption, kept: document.createElement("canvas") };
   });
   return row;
 }
@@ -59,7 +61,7 @@ function moveTo(number, row, column) {
   if (before.cut === number && before.row === row && before.column === column) return;
   state.cursor = { cut: number, row, column };
   for (const changed of new Set([before.cut, number]))
-    state.cuts[changed].canvases.forEach(([canvas, caption], at) => draw(state.cuts[changed], at, canvas, caption));
+    for (const picture of state.cuts[changed].pictures) showPicture(state.cuts[changed], picture);
   readVoxel();
 }
 
@@ -79,11 +81,13 @@ function readVoxel() {
   $("probabilities").dataset.voxel = place.join(",");
 }
 
-function update() {
+// What the controls change; α and the division by the sum change two of the methods only.
+function update(event) {
   $("alpha-value").textContent = Number($("alpha").value).toFixed(2);
   fillClasses();
   fillRanking();
-  if (state.cuts.length) { drawAll(); readVoxel(); }
+  const ofMix = event && ["alpha", "normalize"].includes(event.target.id);
+  if (state.cuts.length) { drawAll(ofMix ? ["LS", "GeoLS"] : [null, ...METHODS]); readVoxel(); }
 }
 
 function options(select, names) {

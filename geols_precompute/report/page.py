@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from geols_precompute.errors import InputError, OutputError
 from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
 from geols_precompute.report.flags import Flag, find_flags, rank
 from geols_precompute.report.quality import CaseQuality, measure
@@ -55,12 +56,18 @@ def write_report(
         on_case: called after every case.
 
     Raises:
-        InputError: a case of `shown` is not in the store.
+        InputError: the store has no case, or not one of `shown`.
         StoreError: a case is damaged, or its maps were made from other data.
         OutputError: the file cannot be written.
     """
+    if not labels.cases:
+        raise InputError(f"{labels.path}: has no case to report on")
     for case in shown:
         labels.metadata(case)
+    with writing_to(path.parent, "-o"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file with -o")
     found: list[CaseQuality] = []
     for case in labels.cases:
         found.append(measure(read_case(labels, read_volume_of, case), len(labels.classes)))
@@ -80,7 +87,7 @@ def write_report(
         "dataset": _dataset(found),
         "ranking": [
             {
-                "id": case, "score": round(odd.score, 2), "reason": odd.reason,
+                "id": case, "reason": odd.reason,
                 "other_largest": _number(by_id[case].foreground(by_id[case].other_largest)),
                 "leaving": _number(by_id[case].foreground(by_id[case].leaving)),
                 "leaving_unnormalised": _number(by_id[case].foreground(by_id[case].leaving_unnormalised)),
@@ -118,7 +125,6 @@ def _dataset(found: Sequence[CaseQuality]) -> list[dict[str, Any]]:
             "voxels": _spread([float(c.voxels[index]) for c in having]),
             "seeds": _spread([float(c.seeds[index]) for c in having]),
             "fallbacks": int(sum(c.fallbacks[index] for c in having)),
-            "unseeded": sum(index in c.unseeded for c in having),
             "other_largest": _spread([float(c.other_largest[index]) for c in having]),
             "leaving": _spread([float(c.leaving[index]) for c in having]),
             "leaving_unnormalised": _spread([float(c.leaving_unnormalised[index]) for c in having]),

@@ -37,8 +37,9 @@ function viridis(share) {
   return VIRIDIS[low].map((c, i) => c + (VIRIDIS[low + 1][i] - c) * (at - low));
 }
 
-function draw(cut, column, canvas, caption) {
-  const { H, W } = cut, method = METHODS[column - 1], values = new Float64Array(H * W);
+// Mix and colour a picture of a cut, and keep it: a cursor that moves is drawn over what is kept.
+function draw(cut, picture) {
+  const { H, W } = cut, { method, canvas, caption, kept } = picture, values = new Float64Array(H * W);
   let most = 0;
   if (method) for (let i = 0; i < H * W; i++) {
     values[i] = quantityAt(method, cut, Math.floor(i / W), i % W);
@@ -55,21 +56,26 @@ function draw(cut, column, canvas, caption) {
     pixels.data[4 * i + 3] = 255;
   }
   small.getContext("2d").putImageData(pixels, 0, 0);
-  const context = canvas.getContext("2d"), sx = canvas.width / W, sy = canvas.height / H;
+  kept.width = canvas.width; kept.height = canvas.height;
+  const context = kept.getContext("2d");
   context.imageSmoothingEnabled = false;
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
-  drawBorders(context, cut, sx, sy);
-  const { row, column: x } = state.cursor;
-  if (state.cuts[state.cursor.cut] === cut) {
-    context.strokeStyle = "#fff"; context.lineWidth = 2;
-    context.strokeRect(x * sx - 2, row * sy - 2, sx + 4, sy + 4);
-    context.strokeStyle = "#000"; context.lineWidth = 1;
-    context.strokeRect(x * sx - 3.5, row * sy - 3.5, sx + 7, sy + 7);
-  }
+  context.drawImage(small, 0, 0, kept.width, kept.height);
+  drawBorders(context, cut, kept.width / W, kept.height / H);
   caption.textContent = !method ? `across ${AXES[cut.axis]}: rows ${AXES[cut.rows]}, columns ${AXES[cut.columns]}`
     : $("quantity").value === "map" ? (method === "GeoLS" ? "map g, colours 0 to 1" : "")
     : `${method}, colours 0 to ${scale.toPrecision(2)}`;
-  canvas.dataset.most = most;
+  showPicture(cut, picture);
+}
+
+function showPicture(cut, { canvas, kept }) {
+  const context = canvas.getContext("2d"), sx = canvas.width / cut.W, sy = canvas.height / cut.H;
+  context.drawImage(kept, 0, 0);
+  const { row, column } = state.cursor;
+  if (state.cuts[state.cursor.cut] !== cut) return;
+  context.strokeStyle = "#fff"; context.lineWidth = 2;
+  context.strokeRect(column * sx - 2, row * sy - 2, sx + 4, sy + 4);
+  context.strokeStyle = "#000"; context.lineWidth = 1;
+  context.strokeRect(column * sx - 3.5, row * sy - 3.5, sx + 7, sy + 7);
 }
 
 function drawBorders(context, cut, sx, sy) {
@@ -89,6 +95,6 @@ function drawBorders(context, cut, sx, sy) {
   }
 }
 
-function drawAll() {
-  state.cuts.forEach((cut) => cut.canvases.forEach(([canvas, caption], column) => draw(cut, column, canvas, caption)));
+function drawAll(methods) {
+  for (const cut of state.cuts) for (const picture of cut.pictures) if (methods.includes(picture.method)) draw(cut, picture);
 }

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, OutputError
 from geols_precompute.pipeline import Plan
 from geols_precompute.report.cases import volumes_of
 from geols_precompute.report.page import Summary, write_report
-from geols_precompute.store.atomic import writing_to
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
@@ -30,11 +29,11 @@ def write_preview(plan: Plan, case_id: str, path: Path) -> Summary:
         raise InputError(reasons[0] if reasons else f"{plan.dataset.root}: no case {case_id!r}; there are {some}, ...")
     task = Task(case=case, recipe=plan.recipe, volumes=plan.out / VOLUMES, labels=plan.labels)
     with trial(plan, task) as (elsewhere, outcome):
-        if outcome.status != "computed":
+        if outcome.status == "unwritable":
+            raise OutputError(outcome.error)
+        if outcome.status == "failed":
             raise InputError(f"{case_id}: {outcome.error}")
         for root in (elsewhere.labels, elsewhere.out / VOLUMES):
             write_manifest(root)
         labels = LabelStore.open(elsewhere.labels)
-        with writing_to(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
         return write_report(path, labels, volumes_of(labels, None))

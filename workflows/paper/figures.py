@@ -18,6 +18,7 @@ from significance import interval, mean_of
 
 from geols_precompute import softlabel
 from geols_precompute.errors import InputError
+from geols_precompute.preparation import IGNORE_INDEX
 from geols_train.data import Sample
 from geols_train.metrics import border
 from geols_train.stores import Stores
@@ -90,7 +91,9 @@ def draw_closeup(path: Path, stores: Stores, place: Place, alpha: float, credit:
     upper[0, 0].set_title(f"{place.case}, slice {z}", fontsize=9)
     _mark(upper[0, 0], place, window)
     for column, (name, soft_CZYX) in enumerate(soft.items(), start=1):
-        leaving_YX = 1 - np.take_along_axis(soft_CZYX[:, z], label_ZYX[z][None], axis=0)[0][window]
+        # nothing leaves where nothing is labelled: an ignored voxel has no mass at all
+        hard_CYX = softlabel.one_hot(label_ZYX[z : z + 1], len(maps_CZYX))[:, 0]
+        leaving_YX = (hard_CYX.sum(axis=0) - (soft_CZYX[:, z] * hard_CYX).sum(axis=0))[window]
         # a scale for each: what one method moves along the borders would drown what another moves everywhere
         shown = _show(upper[0, column], leaving_YX, label_YX, "viridis", float(leaving_YX.max()) or 1.0)
         figure.colorbar(shown, ax=upper[0, column], shrink=0.8)
@@ -179,7 +182,7 @@ def _around(centre: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 def _show(axes: Any, picture_YX: Any, label_YX: Any, colours: str, most: float | None = None) -> Any:
     shown = axes.imshow(picture_YX, cmap=colours, vmin=None if most is None else 0, vmax=most)
-    for index in range(1, int(label_YX.max(initial=0)) + 1):
+    for index in sorted({*np.unique(label_YX).tolist()} - {0, IGNORE_INDEX}):
         if 0 < (label_YX == index).sum() < label_YX.size:  # there is no contour otherwise, and matplotlib warns
             axes.contour(label_YX == index, levels=[0.5], colors=[COLOURS[(index - 1) % len(COLOURS)]], linewidths=1.2)
     axes.set_axis_off()

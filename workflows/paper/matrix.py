@@ -8,8 +8,9 @@ A study is a TOML file:
     [precompute], [train]        flags of every geols-precompute and every geols-train
     [[experiments]]              a name, and lists of what is varied in it; all combinations are trained
 
-An experiment may vary `method`, `alpha` and `normalize`, and every flag of geols-precompute (`seeds`, `preset`,
-`iterations`, ...). What it does not name is as in `USUAL`. Equal trainings of several experiments are done once.
+An experiment may vary `method`, `alpha` and `normalize`, and every flag of geols-precompute that takes one value
+(`seeds`, `preset`, `iterations`, ...). What it does not name is as in `USUAL`. Equal trainings of several experiments
+are done once.
 """
 
 from __future__ import annotations
@@ -115,6 +116,9 @@ def read_study(path: Path) -> Study:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
     if odd := sorted(document.keys() ^ _KEYS):
         raise RecipeError(f"{path}: {'unknown' if odd[0] in document else 'missing'} key {odd[0]!r}")
+    varied = {name for table in document["experiments"] for name in table}
+    if twice := sorted(varied & {*document["precompute"], *document["train"]}):
+        raise RecipeError(f"{path}: {twice[0]!r} is varied in an experiment; it cannot be set for all of them, too")
     repeats = document["repeats"]
     experiments = tuple(_experiment(path, table, repeats) for table in document["experiments"])
     return Study(**{key: document[key] for key in _KEYS - {"experiments"}}, experiments=experiments)
@@ -122,8 +126,14 @@ def read_study(path: Path) -> Study:
 
 def _experiment(path: Path, table: Mapping[str, Any], repeats: int) -> Experiment:
     lists = {name: values for name, values in table.items() if name != "name"}
-    if "name" not in table or not all(isinstance(values, list) and values for values in lists.values()):
-        raise RecipeError(f"{path}: an experiment has a name, and lists of what is varied, got {dict(table)}")
+    plain = (str, int, float)
+    if "name" not in table or not all(
+        isinstance(values, list) and values and all(isinstance(value, plain) for value in values)
+        for values in lists.values()
+    ):
+        raise RecipeError(
+            f"{path}: an experiment has a name, and lists of the values that are varied, got {dict(table)}"
+        )
     combinations = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return Experiment(
         name=table["name"],
@@ -162,6 +172,9 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
     """Return flags as a command line has them: {"crop": [8, 8, 8]} is --crop 8 8 8, {"cache": "ram"} is --cache ram."""
     arguments: list[str] = []
     for name, value in flags.items():
-        values: Sequence[Any] = value if isinstance(value, list) else [value]
-        arguments += [f"--{name}", *map(str, values)]
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+            arguments += [f"--{name}", *map(str, values)]
     return arguments

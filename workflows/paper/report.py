@@ -90,7 +90,7 @@ class Report:
             )  # fmt: skip
         if is_methods:
             yield from self.method_figures(experiment)
-        if experiment.name == ALPHA:
+        if experiment.name == ALPHA and all(set(varied) == {ALPHA} for varied, _ in experiment.varied):
             points = [(float(label), found) for label, found in rows]
             draw_alpha(self.target / "alpha.png", points, self.study.attribution)
             yield Figure(path=self.target / "alpha.png", caption="DSC and HD95 over α; α = 0 is cross-entropy.")
@@ -116,7 +116,8 @@ class Report:
         draw_predictions(self.target / "predictions.png", list(self.shown_cases(experiment, runs)), names, credit)
         yield Figure(
             path=self.target / "predictions.png",
-            caption="The test cases with the worst, the median and the best DSC under the first method, first repeats.",
+            caption="The test cases with the worst, the median and the best DSC over the repeats of the first method, "
+            "as the networks of the first repeat see them.",
         )
         bins: dict[str, torch.Tensor] = {}
         for varied, trainings in experiment.varied:

@@ -58,13 +58,14 @@ class Measured:
         return replace(self, repeats=tuple(r for r in self.repeats if r in repeats), values=values)
 
     def of(self, metric: Metric, structure: str | None = None) -> NDArray[np.float64]:
-        """Return [repeat,case] of one structure, or of the mean of all (where it is defined)."""
+        """Return [repeat,case] of one structure, or of the mean of all.
+
+        The mean is not defined where a structure's is not: without it, missing a hard structure would pay.
+        """
         values = self.values[metric.column]
         if structure is not None:
             return values[:, :, self.structures.index(structure)]
-        defined = ~np.isnan(values)
-        total, count = np.where(defined, values, 0).sum(axis=2), defined.sum(axis=2)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return np.asarray(values.mean(axis=2))
 
 
 def read_measured(runs: Path, trainings: Sequence[Training], structures: Sequence[str]) -> Measured | None:

@@ -11,8 +11,10 @@ again after an interruption, or to repeat what failed: a finished training is sk
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -77,9 +79,11 @@ class Runner:
         if not (folder / SUMMARY).is_file():
             return False
         wanted = {name.replace("-", "_"): value for name, value in {**self.study.train, **training.flags()}.items()}
+        # what is given beside the study has the last word
+        given = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in self.extra}
         done = TrainConfig.from_mapping(read_toml(folder / CONFIG))
         for name, value in wanted.items():
-            if as_text(getattr(done, name)) != as_text(value):
+            if name not in given and as_text(getattr(done, name)) != as_text(value):
                 raise RecipeError(
                     f"{folder} was trained with {name} {as_text(getattr(done, name))}, and the study now says "
                     f"{as_text(value)}; take another --out, or remove the folder"
@@ -93,7 +97,10 @@ class Runner:
         with (folder / "output.txt").open("ab") as output:
             environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
             command = self.train_command(training)
-            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            # a session of its own: Ctrl-C of a terminal would reach it twice, and twice means at once
+            child = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
             self.children.append(child)
             return child.wait()
 
@@ -123,6 +130,8 @@ def main(
 
     Exit status: 0 all done, 1 some trainings failed, 2 wrong usage or a store that cannot be computed.
     """
+    # a job that is ended by its queue stops its trainings as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     study, part = read_study(study_file), Part.parse(part_text)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     runner = Runner(study=study, data=data, out=out, extra=train_flags, threads=threads)
@@ -147,16 +156,20 @@ def main(
 
 
 def compute_stores(runner: Runner, stores: Sequence[LabelStore]) -> None:
-    """Compute what is missing in the label stores.
+    """Compute what is missing in the label stores, one job of several at a time.
 
     Raises:
         InputError: a command fails.
     """
-    for store in stores:
-        command = runner.precompute_command(store)
-        click.echo(shlex.join(command))
-        if subprocess.run(command, check=False).returncode:
-            raise InputError(f"the store {store.name} could not be computed; see above. Nothing was trained")
+    runner.out.mkdir(parents=True, exist_ok=True)
+    with (runner.out / "stores.lock").open("w") as lock:
+        # a store that another job is about to complete must not be opened for training
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for store in stores:
+            command = runner.precompute_command(store)
+            click.echo(shlex.join(command))
+            if subprocess.run(command, check=False).returncode:
+                raise InputError(f"the store {store.name} could not be computed; see above. Nothing was trained")
 
 
 def train_all(runner: Runner, trainings: Sequence[Training], jobs: int) -> list[Training]:

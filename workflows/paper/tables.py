@@ -32,7 +32,10 @@ def metrics_table(name: str, caption: str, rows: Sequence[Row], metrics: Sequenc
     header = ["", *(_column_name(metric, part, structures) for metric, part in columns)]
     cells = [[Cell(text=label), *(_mean_cell(found, m, part) for m, part in columns)] for label, found in rows]
     for column, (metric, part) in enumerate(columns, start=1):
-        for row, emphasis in _ranks([mean_of(_values(found, metric, part)) for _, found in rows], metric).items():
+        columns_values = [_values(found, metric, part) for _, found in rows]
+        if any(np.isnan(values).any() for values in columns_values):
+            continue  # means over different cases have no order
+        for row, emphasis in _ranks([mean_of(values) for values in columns_values], metric).items():
             cells[row][column] = replace(cells[row][column], emphasis=emphasis)
     return Table(name=name, caption=caption, header=header, rows=cells)
 
@@ -106,12 +109,16 @@ def _difference_cell(found: Difference, metric: Metric) -> Cell:
 
 
 def _ranks(means: Sequence[float], metric: Metric) -> dict[int, Emphasis]:
+    """Return which rows are best and second, as they are printed; equal ones share a mark.
+
+    A single row has no mark.
+    """
     if len(means) < 2:
         return {}
-    order = np.argsort(means, kind="stable")
-    if metric.more_is_better:
-        order = order[::-1]
-    return {int(order[0]): "best", int(order[1]): "second"}
+    printed = [round(mean, metric.digits) for mean in means]
+    best, *others = sorted(set(printed), reverse=metric.more_is_better)
+    marks: dict[float, Emphasis] = {best: "best", **({others[0]: "second"} if others else {})}
+    return {row: marks[mean] for row, mean in enumerate(printed) if mean in marks}
 
 
 def _p(value: float) -> str:
