@@ -131,9 +131,7 @@ def _experiment(path: Path, table: Mapping[str, Any], repeats: int) -> Experimen
         isinstance(values, list) and values and all(isinstance(value, plain) for value in values)
         for values in lists.values()
     ):
-        raise RecipeError(
-            f"{path}: an experiment has a name, and lists of the values that are varied, got {dict(table)}"
-        )
+        raise RecipeError(f"{path}: an experiment has a name, and lists of what is varied, got {dict(table)}")
     combinations = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
     return Experiment(
         name=table["name"],
