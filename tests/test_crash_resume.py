@@ -45,9 +45,10 @@ def killed_at(seconds, root, out, workers):
 
 def assert_only_whole_cases(path):
     """Every committed case verifies, whatever the manifest says by now."""
-    committed = committed_cases(path)
+    # in this order: a worker that still lives may commit a case in between
     folders = {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(TEMPORARY_PREFIX)}
-    assert folders == set(committed)
+    committed = committed_cases(path)
+    assert folders <= set(committed)
     return committed
 
 
