@@ -11,7 +11,7 @@ from geols_precompute.recipe import ClassLabel
 from geols_precompute.softlabel import Float32Array, Normalize
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.store.verify import compare_source
+from geols_precompute.store.verify import require_same_data
 
 
 def maps_of(labels: LabelStore, case: str) -> Float32Array:
@@ -35,12 +35,7 @@ def soft_label_of(
         InputError: no such case, or α outside [0, 1].
         StoreError: the case is damaged, or its maps were made from other data than its volume.
     """
-    maps, volume = labels.metadata(case), volumes.metadata(case)
-    status = compare_source(maps.geols["source"], volume.geols["source"])
-    if status != "same" or maps.geometry != volume.geometry:
-        raise StoreError(
-            f"{labels.files.location}/{case}: its maps were made from other data than {volumes.path / case} ({status})"
-        )
+    require_same_data(labels, volumes, case)
     return softlabel.geols(volumes.label(case), maps_of(labels, case), alpha=alpha, normalize=normalize)
 
 

@@ -10,7 +10,7 @@ from geols_precompute.errors import StoreError
 from geols_precompute.recipe import ClassLabel, Preprocessing, TrainingHints, recipe_differences
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.store.verify import compare_source
+from geols_precompute.store.verify import require_same_data
 
 PACKED = ".zarr.zip"
 
@@ -90,15 +90,7 @@ def require_fit(stores: Stores, cases: Sequence[str]) -> None:
     if stores.labels is None:
         return
     for case in cases:
-        volume, maps = stores.volumes.metadata(case), stores.labels.metadata(case)
-        status = compare_source(maps.geols["source"], volume.geols["source"])
-        if status == "same" and volume.geometry != maps.geometry:
-            status = "geometry differs"
-        if status != "same":
-            raise StoreError(
-                f"{stores.labels.path / case}: its maps were made from other data than {stores.volumes.path / case} "
-                f"({status}); compute them again with geols-precompute, or take the store that belongs to this data"
-            )
+        require_same_data(stores.labels, stores.volumes, case)
 
 
 def _require_same_recipe(stores: Stores) -> None:

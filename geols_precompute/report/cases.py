@@ -18,7 +18,7 @@ from geols_precompute.recipe import Preprocessing
 from geols_precompute.softlabel import Float32Array
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.store.verify import compare_source
+from geols_precompute.store.verify import compare_source, require_same_data
 from geols_precompute.volumes import fingerprint, read_volume
 
 
@@ -66,9 +66,7 @@ def volumes_of(labels: LabelStore, data: Path | None) -> ReadVolume:
     volumes = VolumeStore.open(path)
 
     def read(case: str) -> tuple[Float32Array, npt.NDArray[np.uint8]]:
-        ours, theirs = labels.metadata(case).geols["source"], volumes.metadata(case).geols["source"]
-        if (status := compare_source(ours, theirs)) != "same":
-            raise StoreError(f"{labels.path}/{case}: its maps were made from other data than {path / case} ({status})")
+        require_same_data(labels, volumes, case)
         scale, offset = (a[:, None, None, None] for a in volumes.scale_offset(case))
         return (volumes.image(case) * scale + offset).astype(np.float32), volumes.label(case)
 

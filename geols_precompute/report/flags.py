@@ -75,7 +75,7 @@ def rank(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel], flags: Seq
     and what leaves the class, each as a robust z-score: (x - median) / (1.4826 · median absolute deviation).
     """
     numbers: dict[str, Float64Array] = {}
-    for index, label in list(enumerate(classes))[1:]:
+    for index, label in enumerate(classes[1:], start=1):
         with np.errstate(divide="ignore"):
             numbers[f"size of {label.name}"] = np.log([float(c.voxels[index]) for c in cases])
         numbers[f"voxels of {label.name} nearer to others"] = np.array([c.other_largest[index] for c in cases])
@@ -94,7 +94,7 @@ def rank(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel], flags: Seq
 
 
 def _seed_flags(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel]) -> Iterator[Flag]:
-    for index, label in list(enumerate(classes))[1:]:
+    for index, label in enumerate(classes[1:], start=1):
         vanished = [c.id for c in cases if c.seeds[index] and c.seeds[index] == c.fallbacks[index]]
         yield from _flag(
             "vanished seeds", vanished,
@@ -109,11 +109,9 @@ def _seed_flags(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel]) -> 
 
 
 def _map_flags(cases: Sequence[CaseQuality], classes: Sequence[ClassLabel]) -> Iterator[Flag]:
-    for index, label in list(enumerate(classes))[1:]:
+    for index, label in enumerate(classes[1:], start=1):
         having = [c for c in cases if c.voxels[index] and index not in c.unseeded]
-        dead = [
-            c.id for c in having if c.alive[index] < ONE_HOT_ALIVE or c.leaving[index] < ONE_HOT_LEAVING
-        ]  # fmt: skip
+        dead = [c.id for c in having if c.alive[index] < ONE_HOT_ALIVE or c.leaving[index] < ONE_HOT_LEAVING]
         yield from _flag(
             "near one-hot", dead,
             f"the map of {label.name} is 0 at more than {1 - ONE_HOT_ALIVE:.0%} of its voxels, or hardly anything "

@@ -55,6 +55,24 @@ def verify_case(store: Store, case: str) -> Finding | None:
     return None
 
 
+def require_same_data(labels: LabelStore, volumes: VolumeStore, case: str) -> None:
+    """Refuse a case whose maps do not belong to its volume; this also reads and checks the metadata of both.
+
+    Raises:
+        InputError: one of the stores has no such case.
+        StoreError: they were made from other source files or lie on another grid, or the case is damaged.
+    """
+    maps, volume = labels.metadata(case), volumes.metadata(case)
+    status = compare_source(maps.geols["source"], volume.geols["source"])
+    if status == "same" and maps.geometry != volume.geometry:
+        status = "geometry differs"
+    if status != "same":
+        raise StoreError(
+            f"{labels.files.location}/{case}: its maps were made from other data than {volumes.path / case} "
+            f"({status}); compute them again with geols-precompute, or take the store that belongs to this data"
+        )
+
+
 def strange_entries(store: Store) -> list[Finding]:
     """Return what lies in a store without being named in its manifest (temporary folders aside)."""
     known = {MANIFEST, METADATA, *store.cases}

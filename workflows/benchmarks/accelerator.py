@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,8 @@ from monai.transforms import (
     RandFlipd,
 )
 from torch.nn import functional
-from trainers import epochs_in_turn, make_trainer, timed_epoch
+from trainers import compute_stores, epochs_in_turn, losses_in_turn, make_trainer, timed_epoch
 
-from geols_precompute.cluster import InProcess
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan, run_plan
-from geols_precompute.recipes import assemble_recipe
 from geols_train.config import Cache, TrainConfig
 from geols_train.hardware import autocast
 from geols_train.profile import Profile
@@ -84,7 +81,7 @@ def gpu_rows(folder: Path, repeats: int, scale: Scale) -> None:
     )
     caches: tuple[Cache, ...] = ("device", "none")
     for cache in caches:
-        losses_in_turn(folder, replace(config, cache=cache), repeats)
+        print(f"epoch, cache {cache}: {losses_in_turn(replace(config, cache=cache), folder, repeats)}")
     for cache in caches:
         waiting(folder, replace(config, cache=cache), repeats)
     against_monai(folder, data, replace(config, cache="device"), repeats)
@@ -98,24 +95,8 @@ def exam(folder: Path, scale: Scale) -> Path:
     header, row = (data / "cases.csv").read_text().splitlines()
     rows = [row.replace("case,", f"case_{number:02d},", 1) for number in range(scale.cases)]
     (data / "cases.csv").write_text("\n".join([header, *rows]) + "\n")
-    dataset = discover(data)
-    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
-    plan = make_plan(dataset, recipe, folder / "stores", "labels")
-    create_stores(plan)
-    run_plan(plan, InProcess())
+    compute_stores(data, folder / "stores")
     return data
-
-
-def losses_in_turn(folder: Path, config: TrainConfig, repeats: int) -> None:
-    """Print the ratio of epochs with GeoLS and with cross-entropy."""
-    trainers = {
-        "GeoLS": make_trainer(config, folder / f"geols-{config.cache}"),
-        "cross-entropy": make_trainer(replace(config, method="ce"), folder / f"ce-{config.cache}"),
-    }
-    seconds = epochs_in_turn(trainers, repeats)
-    ratio = statistics.median(np.divide(seconds["GeoLS"], seconds["cross-entropy"]))
-    listed = ", ".join(f"{name} {statistics.median(times):.2f} s" for name, times in seconds.items())
-    print(f"epoch, cache {config.cache}: {listed}: {ratio:.3f}×")
 
 
 def waiting(folder: Path, config: TrainConfig, repeats: int) -> None:
@@ -131,12 +112,7 @@ def waiting(folder: Path, config: TrainConfig, repeats: int) -> None:
 def against_monai(folder: Path, data: Path, config: TrainConfig, repeats: int) -> None:
     """Print the steps per second of both, epochs in turn."""
     trainer, monai = make_trainer(config, folder / "ours"), MonaiLoop(data, config)
-    seconds: dict[str, list[float]] = {"ours": [], "MONAI": []}
-    for number in range(repeats + 1):
-        elapsed = {"ours": timed_epoch(trainer), "MONAI": monai.timed_epoch()}
-        if number:
-            for name in seconds:
-                seconds[name].append(elapsed[name])
+    seconds = epochs_in_turn({"ours": partial(timed_epoch, trainer), "MONAI": monai.timed_epoch}, repeats)
     steps = len(trainer.batches)
     ratio = statistics.median(np.divide(seconds["MONAI"], seconds["ours"]))
     listed = ", ".join(f"{name} {steps / statistics.median(times):.2f}" for name, times in seconds.items())

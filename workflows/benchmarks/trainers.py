@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from geols_precompute.cluster import InProcess
+from geols_precompute.layouts import discover
+from geols_precompute.pipeline import create_stores, make_plan, run_plan
+from geols_precompute.recipes import assemble_recipe
 from geols_train.batches import Batch
 from geols_train.config import TrainConfig
 from geols_train.distributed import World
@@ -45,12 +53,32 @@ def make_trainer(config: TrainConfig, folder: Path) -> Trainer:
     return kind(config, make_reader(config, stores, split), split, make_spec(config, stores), folder, 0, world)
 
 
-def epochs_in_turn(trainers: Mapping[str, Trainer], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of `repeats` training epochs of each, in turn; one more before them warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+def compute_stores(data: Path, out: Path, most: int | None = None) -> None:
+    """Compute the stores of a data set, or of its first cases, in this process."""
+    dataset = discover(data)
+    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
+    plan = make_plan(dataset, recipe, out, "labels")
+    create_stores(plan)
+    run_plan(replace(plan, tasks=plan.tasks[:most]), InProcess())
+
+
+def losses_in_turn(config: TrainConfig, folder: Path, repeats: int) -> str:
+    """Time epochs with GeoLS and with torch's cross-entropy; return the medians and their ratio as a line."""
+    trainers = {
+        "GeoLS": make_trainer(config, folder / f"geols-{config.cache}"),
+        "cross-entropy": make_trainer(replace(config, method="ce"), folder / f"ce-{config.cache}"),
+    }
+    seconds = epochs_in_turn({name: partial(timed_epoch, trainer) for name, trainer in trainers.items()}, repeats)
+    ratio = statistics.median(np.divide(seconds["GeoLS"], seconds["cross-entropy"]))
+    return ", ".join(f"{name} {statistics.median(times):.2f} s" for name, times in seconds.items()) + f": {ratio:.3f}×"
+
+
+def epochs_in_turn(epochs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of `repeats` epochs of each kind, in turn; one more before them warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for number in range(repeats + 1):
-        for name, trainer in trainers.items():
-            elapsed = timed_epoch(trainer)
+        for name, timed in epochs.items():
+            elapsed = timed()
             if number:
                 seconds[name].append(elapsed)
     return seconds

@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,9 @@ from accelerator import FULL, gpu_rows
 from case import timed_task, write_files
 from inputs import DATA, load_ct
 from numpy.typing import NDArray
-from trainers import epochs_in_turn, make_trainer
+from trainers import compute_stores, losses_in_turn
 
 from geols_precompute import softlabel
-from geols_precompute.cluster import InProcess
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan, run_plan
-from geols_precompute.recipes import assemble_recipe
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import write_manifest
 from geols_train.config import TrainConfig
@@ -71,27 +66,13 @@ def main() -> None:
 
 def epochs(folder: Path, cases: int, repeats: int) -> None:
     """Time epochs of both losses in turn."""
-    out = hippocampus_stores(folder, cases)
+    compute_stores(DATA / "hippocampus", folder / "hippocampus", cases)
     config = TrainConfig(
-        data=out, features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1", cache="ram", device="cpu"
-    )
-    trainers = {
-        "GeoLS": make_trainer(config, folder / "geols"),
-        "cross-entropy": make_trainer(replace(config, method="ce"), folder / "ce"),
-    }
-    seconds = epochs_in_turn(trainers, repeats)
-    ratio = statistics.median(np.divide(seconds["GeoLS"], seconds["cross-entropy"]))
+        data=folder / "hippocampus", features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1",
+        cache="ram", device="cpu",
+    )  # fmt: skip
     print(f"## Epochs over {cases} hippocampi, medians of {repeats} in turn, {torch.get_num_threads()} threads\n")
-    print(", ".join(f"{name} {statistics.median(times):.2f} s" for name, times in seconds.items()) + f": {ratio:.3f}×")
-
-
-def hippocampus_stores(folder: Path, cases: int) -> Path:
-    dataset = discover(DATA / "hippocampus")
-    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
-    plan = make_plan(dataset, recipe, folder / "hippocampus", "labels")
-    create_stores(plan)
-    run_plan(replace(plan, tasks=plan.tasks[:cases]), InProcess())
-    return folder / "hippocampus"
+    print(losses_in_turn(config, folder, repeats))
 
 
 # --- samples -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from significance import interval, mean_of
 
 from geols_precompute import softlabel
 from geols_precompute.errors import InputError
+from geols_precompute.export import maps_of
 from geols_precompute.preparation import IGNORE_INDEX
 from geols_train.data import Sample
 from geols_train.metrics import border
@@ -64,12 +65,8 @@ def find_ambiguous(stores: Stores, cases: Sequence[str]) -> Place:
 
 def label_and_maps(stores: Stores, case: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return class indices [z,y,x] and the geodesic maps of all classes [c,z,y,x]."""
-    labels = stores.labels
-    assert labels is not None
-    maps = softlabel.class_maps(
-        labels.maps(case), channels=labels.channels, present=labels.present(case), n_classes=len(stores.classes)
-    )
-    return stores.volumes.label(case), maps
+    assert stores.labels is not None
+    return stores.volumes.label(case), maps_of(stores.labels, case)
 
 
 def draw_closeup(path: Path, stores: Stores, place: Place, alpha: float, credit: str) -> None:

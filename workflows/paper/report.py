@@ -20,7 +20,7 @@ from figures import draw_alpha, draw_closeup, draw_predictions, draw_reliability
 from matrix import USUAL, Experiment, Study, Training, read_study, usual_training
 from page import Block, Figure, Heading, write_html, write_markdown
 from predictions import TrainedRun, open_run, reliability
-from results import DSC, ECE, read_measured
+from results import DSC, ECE, Measured, read_measured
 from tables import PAPER_METRICS, Row, differences_table, metrics_table, undefined_note
 
 from geols_precompute.errors import InputError
@@ -89,20 +89,20 @@ class Report:
                 reference, PAPER_METRICS,
             )  # fmt: skip
         if is_methods:
-            yield from self.method_figures(experiment)
+            yield from self.method_figures(experiment, rows[0][1])
         if experiment.name == ALPHA and all(set(varied) == {ALPHA} for varied, _ in experiment.varied):
             points = [(float(label), found) for label, found in rows]
             draw_alpha(self.target / "alpha.png", points, self.study.attribution)
             yield Figure(path=self.target / "alpha.png", caption="DSC and HD95 over α; α = 0 is cross-entropy.")
 
-    def method_figures(self, experiment: Experiment) -> Iterator[Block]:
+    def method_figures(self, experiment: Experiment, first_method: Measured) -> Iterator[Block]:
         """Yield the close-up of soft labels, predictions beside the reference, and the reliability diagram."""
         stores = open_stores(self.out / "stores", str(USUAL["seeds"]), maps_needed=True)
         credit = self.study.attribution
         runs = {
             NAMES[varied["method"]]: open_run(self.out / "runs" / done[0].folder, self.out / "stores")
             for varied, trainings in experiment.varied
-            if (done := [t for t in trainings if self.finished(t)])
+            if (done := list(filter(self.finished, trainings)))
         }
         first = next(iter(runs.values()))
         place = find_ambiguous(stores, first.cases[:AMBIGUOUS_AMONG])
@@ -113,7 +113,7 @@ class Report:
             f"the first {AMBIGUOUS_AMONG} test cases; B is the voxel of its class deepest inside, in the same slice.",
         )
         names = [label.name for label in stores.classes]
-        draw_predictions(self.target / "predictions.png", list(self.shown_cases(experiment, runs)), names, credit)
+        draw_predictions(self.target / "predictions.png", list(self.shown_cases(first_method, runs)), names, credit)
         yield Figure(
             path=self.target / "predictions.png",
             caption="The test cases with the worst, the median and the best DSC over the repeats of the first method, "
@@ -121,8 +121,7 @@ class Report:
         )
         bins: dict[str, torch.Tensor] = {}
         for varied, trainings in experiment.varied:
-            done = [t for t in trainings if self.finished(t)]
-            for training in done:
+            for training in filter(self.finished, trainings):
                 found = reliability(open_run(self.out / "runs" / training.folder, self.out / "stores"))
                 name = NAMES[varied["method"]]
                 bins[name] = bins[name] + found if name in bins else found
@@ -132,9 +131,8 @@ class Report:
             caption="Reliability of the winning class, all voxels of the test cases.",
         )
 
-    def shown_cases(self, experiment: Experiment, runs: dict[str, TrainedRun]) -> Iterator[tuple[str, Predictions]]:
+    def shown_cases(self, found: Measured, runs: dict[str, TrainedRun]) -> Iterator[tuple[str, Predictions]]:
         """Yield three test cases, and what each method predicts there."""
-        _, found = self.rows(experiment)[0]
         scores = found.of(DSC).mean(axis=0)
         order = scores.argsort()
         for name, index in (("worst", order[0]), ("median", order[len(order) // 2]), ("best", order[-1])):

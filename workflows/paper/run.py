@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 from matrix import LabelStore, Study, Training, as_arguments, read_study, usual_training
@@ -138,8 +137,8 @@ def main(
     trainings = part.of(study.trainings())
     waiting = [training for training in trainings if not runner.finished(training)]
     # a store also brings the volumes, which methods without maps need as well
-    needed = [*(usual_training() if t.labels is None else t for t in waiting)]
-    stores = list(dict.fromkeys(t.labels for t in needed if t.labels))
+    usual = usual_training().labels
+    stores = [store for store in dict.fromkeys(t.labels or usual for t in waiting) if store]
     if list_only:
         for store in stores:
             click.echo(shlex.join(runner.precompute_command(store)))
@@ -180,7 +179,7 @@ def train_all(runner: Runner, trainings: Sequence[Training], jobs: int) -> list[
         running = {pool.submit(runner.train, training): training for training in trainings}
         try:
             for number, done in enumerate(as_completed(running), start=1):
-                training: Any = running[done]
+                training = running[done]
                 if done.result():
                     failed.append(training)
                 state = f"failed, see {runner.folder(training) / 'output.txt'}" if done.result() else "done"
