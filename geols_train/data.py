@@ -187,9 +187,9 @@ def make_loader(
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides when to stop, and ends its workers by SIGTERM
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop, and tells its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+#: Seconds in which signals are one request: SLURM signals torchrun and its processes, and torchrun these once more.
+ONE_REQUEST = 2.0
 
 
 class Stopped(KeyboardInterrupt):  # it is no error
@@ -14,10 +18,15 @@ class Stopped(KeyboardInterrupt):  # it is no error
 
 
 class StopRequest:
-    """Remembers that a signal came."""
+    """Remembers that a signal came, and when."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.since: float | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.since is not None
 
     def check(self) -> None:
         """Stop here if a signal came.
@@ -31,16 +40,21 @@ class StopRequest:
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopRequest]:
-    """Let a signal wait for the next `check`; a second one stops at once. Outside the main thread nothing changes."""
+    """Let a signal wait for the next `check`; one more, later, stops at once.
+
+    Outside the main thread nothing changes.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if request.requested:
+        now = time.monotonic()
+        if request.since is None:
+            request.since = now
+        elif now - request.since > ONE_REQUEST:
             raise KeyboardInterrupt
-        request.requested = True
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -257,8 +257,9 @@ class Trainer:
         Raises:
             Stopped: one did.
         """
-        stop.requested = self.world.any(stop.requested)
-        stop.check()
+        # a signal that comes while the others are asked must wait for the next look: nothing is written to `stop` here
+        if self.world.any(stop.requested):
+            raise Stopped
 
     def save(self, name: str) -> None:
         """Write a checkpoint: best.pt to predict with, last.pt to go on from."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -144,6 +147,27 @@ def test_batches_are_the_same_for_every_kind_of_worker(tmp_path, start_method):
         for name in ("image", "label", "maps", "present", "inside", "mean", "std"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
         assert ours.maps.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_signal_to_every_process_leaves_the_workers_at_work(tmp_path, start_method):
+    reader = make_fixture_reader(make_stores(tmp_path, cases=10))
+    dataset, batches = WindowDataset(reader, (6, 8, 8), place="random"), EpochBatches(reader.stores.cases, 1, seed=0)
+    loader = make_loader(dataset, batches, workers=2, start_method=start_method)
+    cases = []
+    for number, batch in enumerate(loader):
+        cases += batch.cases
+        if number == 1:  # both work
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGTERM)
+                os.kill(worker.pid, signal.SIGINT)
+    assert sorted(cases) == sorted(reader.stores.cases)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    del loader
+    for worker in workers:
+        worker.join(10)
+        assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(("store", "kind"), [("volumes", IMAGE), ("volumes", LABEL), ("labels", MAPS)])

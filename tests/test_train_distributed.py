@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from train_fixtures import make_stores, tiny_config
@@ -19,6 +20,7 @@ from train_fixtures import make_stores, tiny_config
 from geols_train.data import EpochBatches
 from geols_train.distributed import World
 from geols_train.files import write_text
+from geols_train.interrupt import Stopped
 from geols_train.run import train_and_test
 from geols_train.tracking import read_log
 
@@ -78,7 +80,7 @@ def test_two_processes_give_the_losses_and_the_results_of_one(out, tmp_path, cha
 
 
 def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
-    config = tiny_config(out, **{**SETTINGS, "epochs": 150, "augment": "none"})
+    config = tiny_config(out, **{**SETTINGS, "epochs": 150, "augment": "none", "workers": 2})
     run, whole = tmp_path / "run", tmp_path / "whole"
     with subprocess.Popen(**torchrun(2, config, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
@@ -86,8 +88,14 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
             assert time.monotonic() < deadline
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        # as SLURM does; torchrun then signals its processes, and their loading workers, once more
+        launcher = psutil.Process(process.pid)
+        everyone = [launcher, *launcher.children(recursive=True)]
+        assert len(everyone) == 1 + 2 + 2 * 2
+        for one in everyone:
+            one.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=120)
+    assert stderr.count(b"stopped, saved; go on with") == 2, stderr.decode()
     steps = [line for line in read_log(run) if "epoch" not in line]
     progress = torch.load(run / "last.pt", weights_only=True)["progress"]
     assert 3 * progress["epoch"] + len(progress["losses"]) == len(steps) < 450
@@ -97,6 +105,24 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
     assert losses(run) == losses(whole)
     first, second = (torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (run, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_signal_that_comes_while_the_others_are_asked_is_not_lost(out, tmp_path, monkeypatch):
+    config = tiny_config(out, **SETTINGS)
+
+    def ask_others(world, flag):
+        """No process had a signal when it was asked; then this one gets it."""
+        asked.append(flag)
+        if len(asked) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return flag
+
+    asked: list[bool] = []
+    monkeypatch.setattr(World, "any", ask_others)
+    with pytest.raises(Stopped):
+        train_and_test(config, tmp_path / "run")
+    assert asked == [False, True]
+    assert len(losses(tmp_path / "run")) == 2
 
 
 def test_too_few_cases_in_a_batch_for_the_processes_are_an_error(out, tmp_path):

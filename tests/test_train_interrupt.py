@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from geols_train.interrupt import Stopped, stop_between_steps
+from geols_train.interrupt import ONE_REQUEST, Stopped, stop_between_steps
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -21,9 +21,15 @@ def test_a_signal_stops_at_the_next_check(number):
     assert signal.getsignal(number) is before
 
 
-def test_a_second_signal_stops_at_once():
-    with stop_between_steps():
-        signal.raise_signal(signal.SIGINT)
+def test_signals_that_come_together_are_one_request_and_a_later_one_stops_at_once(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("geols_train.interrupt.time.monotonic", lambda: now)
+    with stop_between_steps() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        now += ONE_REQUEST
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        now += 0.1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
