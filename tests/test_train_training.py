@@ -103,12 +103,13 @@ def test_a_run_that_accumulates_stops_between_steps_of_the_optimiser_and_resumes
     stopped = trainer(**settings)
     folder, places = stopped.folder, []
 
-    class StopsAtOnce(StopRequest):
-        def check(self):
+    class AlwaysRequested(StopRequest):
+        @property
+        def requested(self):
             places.append(len(stopped.progress.losses))
-            raise Stopped
+            return True
 
-    monkeypatch.setattr(training, "stop_between_steps", lambda: nullcontext(StopsAtOnce()))
+    monkeypatch.setattr(training, "stop_between_steps", lambda: nullcontext(AlwaysRequested()))
     with pytest.raises(Stopped):
         stopped.train()
     assert places == [2]
