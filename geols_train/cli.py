@@ -97,7 +97,7 @@ HEADINGS = {
 )
 @click.option(
     "--channels-last/--no-channels-last", default=None,
-    help="May be faster on tensor cores.  [default: no-channels-last]",
+    help="The memory format of the network, to try on a GPU together with --compile.  [default: no-channels-last]",
 )  # fmt: skip
 @click.option(
     "--tensorboard/--no-tensorboard", default=None, help="Also write TensorBoard files.  [default: no-tensorboard]"

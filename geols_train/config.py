@@ -57,7 +57,7 @@ class TrainConfig:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 autocast where the hardware has it), bf16 or float32.
         compile: run the network through torch.compile in training.
-        channels_last: keep the channels of a voxel together in memory; it may be faster on tensor cores.
+        channels_last: keep the channels of a voxel together in memory, to try on a GPU together with `compile`.
         tensorboard: also write TensorBoard files.
         profile: print where the time of the steps went; measuring makes an accelerator wait.
     """

@@ -94,13 +94,12 @@ class CaseReader:
 
     def cached(self, cases: Sequence[str], device: torch.device | None = None) -> CaseReader:
         """Return a reader that holds `cases` whole: in memory, which forked workers share, or on a device."""
-        cache: dict[str, tuple[Any, ...]] = {case: self._arrays(case, None) for case in cases}
-        if device is not None:
-            cache = {
-                case: tuple(a if a is None else torch.from_numpy(a).to(device) for a in arrays)
-                for case, arrays in cache.items()
-            }
-        return replace(self, cache=cache)
+
+        def kept(array: np.ndarray | None) -> Any:
+            return array if array is None or device is None else torch.from_numpy(array).to(device)
+
+        # one case after the other, so that a device's cache is never whole in memory
+        return replace(self, cache={case: tuple(map(kept, self._arrays(case, None))) for case in cases})
 
     def examined(self, case: str) -> ZScore:
         """Read everything of a case once, so that damage shows before training, and measure its intensities.

@@ -6,17 +6,24 @@ of one process up to rounding. The first process alone speaks and writes; all of
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from geols_precompute.options import EXIT_WRONG
+from geols_train.interrupt import Stopped
+
 T = TypeVar("T")
+#: A process may wait long for the others: one tests its last large case, the first draws. torchrun ends the dead.
+PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +96,16 @@ ALONE = World(device=torch.device("cpu"))
 def join_world(device: torch.device) -> Iterator[World]:
     """Meet the other processes that torchrun started, if it did; only the first then writes to the terminal.
 
-    An error that leaves this context is shown by every process that has it.
+    An error that leaves this context is shown by every process that has it, which then ends without the others.
     """
     size = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
     if size == 1:
         yield World(device=device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    on_gpu = device.type == "cuda"
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=device if on_gpu else None
+    )  # fmt: skip
     try:
         world = World(rank=distributed.get_rank(), size=size, device=device)
         with ExitStack() as stack:
@@ -106,5 +114,11 @@ def join_world(device: torch.device) -> Iterator[World]:
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             yield world
-    finally:
+    except Stopped:  # all of them
         distributed.destroy_process_group()
+        raise
+    except BaseException:
+        # NCCL ends a group once all are there, and the others may wait for this one: after the message, leave at once
+        atexit.register(os._exit, EXIT_WRONG)
+        raise
+    distributed.destroy_process_group()

@@ -24,8 +24,10 @@ def choose_device(name: str) -> torch.device:
     Of several processes that torchrun starts on a machine, each gets a GPU of its own under auto and cuda.
 
     Raises:
-        InputError: there is no such device.
+        InputError: there is no such device, or several processes would share it.
     """
+    if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise InputError(f"--device {name} is one GPU for several processes; give --device cuda, which is one each")
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -33,10 +35,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and (local_rank := os.environ.get("LOCAL_RANK")):
         name = f"cuda:{local_rank}"
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        device = torch.empty(1, device=name).device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {name} is not available here; take auto or cpu") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # threads that pin memory, and NCCL, take the current one
     return device
 
 
@@ -75,7 +78,11 @@ def explain_out_of_memory(options: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
-        ended = isinstance(error, MemoryError | torch.OutOfMemoryError) or ("alloc" in text and "memory" in text)
+        ended = (
+            isinstance(error, MemoryError)
+            or any(words in text for words in ("out of memory", "alloc_failed"))
+            or ("alloc" in text and "memory" in text)
+        )
         if not ended:
             raise
         raise OutOfMemoryError(f"out of memory: lower {options}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import torch
 
@@ -17,7 +18,7 @@ def on_device(batches: Iterable[StoredBatch], device: torch.device) -> Iterator[
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
         return
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = _copy_stream(device)
     ahead: StoredBatch | None = None
     for batch in batches:
         # what lies on the device already was cut there by work that is queued, not done
@@ -30,6 +31,12 @@ def on_device(batches: Iterable[StoredBatch], device: torch.device) -> Iterator[
         ahead = _given_to_stream(moved, copies, torch.cuda.current_stream(device))
     if ahead is not None:
         yield ahead
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a device that copies; memory that was freed on a stream serves that stream only."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _given_to_stream(batch: StoredBatch, copies: torch.cuda.Stream, stream: torch.cuda.Stream) -> StoredBatch:

@@ -82,7 +82,9 @@ def class_maps(
     """
     B, _, *zyx = stored_BKZYX.shape
     maps_BCZYX = torch.zeros((B, n_classes, *zyx), device=stored_BKZYX.device)
-    maps_BCZYX[:, list(channels)] = stored_BKZYX.float() / 255
+    for place, channel in enumerate(channels):  # a list as index would be sent to the device, which the host waits for
+        maps_BCZYX[:, channel] = stored_BKZYX[:, place]
+    maps_BCZYX /= 255
     maps_BCZYX *= present_BC[:, :, None, None, None]
     if 0 not in channels:
         count_B = present_BC[:, 1:].sum(dim=1)[:, None, None, None]

@@ -210,6 +210,7 @@ class Trainer:
         batch = stored.normalised(partial(vary_intensities, rngs=rngs) if config.intensity else None)
         rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
         image, *labels = augment(batch.spatial(), config.augment, rng, flip_axes=config.flip_axes)
+        labels = [volume.contiguous() for volume in labels]  # the loss goes through them flat
         batch = batch.with_spatial([image.contiguous(memory_format=self.memory_format), *labels])
         if not self.batches.has_share(len(self.progress.losses)):
             batch = replace(batch, counted=torch.zeros_like(batch.counted))
@@ -278,8 +279,9 @@ class Trainer:
         """
         if not (self.folder / LAST).exists():
             return
-        _, content = load_checkpoint(self.folder / LAST, self.device)
+        _, content = load_checkpoint(self.folder / LAST)
         require_same_stores(self.folder / LAST, content["stores"], self.reader.store_digests())
         self.network.load_state_dict(content["model"])
+        # from the CPU, where Adam's counts of steps stay: on a GPU each would be asked for in every step
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])

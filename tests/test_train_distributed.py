@@ -132,6 +132,36 @@ def test_too_few_cases_in_a_batch_for_the_processes_are_an_error(out, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+FAILS_ALONE = """
+import time, click, torch
+from geols_precompute.errors import StoreError
+from geols_precompute.options import reports_errors
+from geols_train.distributed import join_world
+
+@click.command()
+@reports_errors("train")
+def command(debug):
+    # as NCCL does, which ends a group once all are there
+    torch.distributed.destroy_process_group = lambda: time.sleep(1000)
+    with join_world(torch.device("cpu")) as world:
+        if world.rank == 1:
+            raise StoreError("damaged, as one process found")
+        world.wait()
+
+command()
+"""
+
+
+def test_a_process_that_fails_says_so_and_does_not_wait_for_the_others(tmp_path):
+    (tmp_path / "fails.py").write_text(FAILS_ALONE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [*launcher, str(tmp_path / "fails.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "error: damaged, as one process found" in done.stderr
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_every_case_is_dealt_once_and_no_step_is_missed(size):
     cases = [f"c{i}" for i in range(10)]

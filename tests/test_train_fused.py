@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geols_train import fused
 from geols_train.fused import Mix, mixed_cross_entropy
@@ -134,6 +135,18 @@ def test_the_gradient_is_given_once():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="given once"):
         loss.backward()
+
+
+@pytest.mark.parametrize("method", ["ce", "ls", "geols"])
+def test_the_host_waits_for_no_value_and_sends_no_index(method):
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            assert operation.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "index", "index_put_")
+            return operation(*args, **(kwargs or {}))
+
+    logits, label, counted, stored, channels, present = make_batch(3)
+    with Waits():
+        mixed_cross_entropy(logits, label, counted, mixed(method, 0.1, "sum", stored, channels, present)).backward()
 
 
 def test_autocast_changes_nothing():

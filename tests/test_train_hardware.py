@@ -19,6 +19,13 @@ def test_devices():
             choose_device(name)
 
 
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--device cuda:0 is one GPU for several processes; give --device cuda"):
+        choose_device("cuda:0")
+
+
 def test_precision():
     product = torch.ones(2, 2)
     best = torch.bfloat16 if has_bf16(CPU) else torch.float32
@@ -32,6 +39,8 @@ def test_precision():
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried ..."),
     ],
 )
