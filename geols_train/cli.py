@@ -12,6 +12,7 @@ from geols_precompute.errors import InputError
 from geols_precompute.help import CommandWithHeadings
 from geols_precompute.options import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.softlabel import Method
+from geols_train.interrupt import Stopped
 
 
 class Features(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -136,9 +137,10 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
         raise InputError(f"{folder} holds a run already; go on with --resume, or name another folder with --out")
     try:
         summary = train_and_test(config, folder, resume=resume)
-    except KeyboardInterrupt:
-        saved = f"saved; go on with: geols-train --resume --out {folder}"
-        click.echo(f"stopped, {saved if holds_run(folder) else 'before anything was learnt'}", err=True)
+    except KeyboardInterrupt as request:
+        how = "stopped, saved;" if isinstance(request, Stopped) else "stopped at once; from what was saved"
+        said = f"{how} go on with: geols-train --resume --out {folder}"
+        click.echo(said if holds_run(folder) else "stopped, before anything was learnt", err=True)
         return EXIT_INTERRUPTED
     click.echo(f"{summary_table(summary)}\nrun     {folder}")
     return EXIT_DONE

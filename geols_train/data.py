@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -178,17 +180,25 @@ def make_loader(
     dataset: WindowDataset, batches: EpochBatches, *, workers: int, pin: bool = False, start_method: str | None = None
 ) -> DataLoader[StoredWindow]:
     """Return a DataLoader whose batches are the same for every number of workers and every start method."""
-    return DataLoader(
+    loader = DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
         persistent_workers=workers > 0, multiprocessing_context=start_method if workers else None,
         worker_init_fn=_start_worker,
     )  # fmt: skip
+    atexit.register(_end_workers, weakref.ref(loader))
+    return loader
 
 
 def _start_worker(_: int) -> None:
     # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop, and tells its workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers(reference: weakref.ref[DataLoader[StoredWindow]]) -> None:
+    # at the end of a process multiprocessing would ask them by SIGTERM, and wait for ever
+    if (loader := reference()) is not None and (batches := loader._iterator) is not None:
+        batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geols_precompute.options import EXIT_WRONG
+from geols_precompute.options import EXIT_INTERRUPTED, EXIT_WRONG
 from geols_train.interrupt import Stopped
 
 T = TypeVar("T")
@@ -117,8 +117,8 @@ def join_world(device: torch.device) -> Iterator[World]:
     except Stopped:  # all of them
         distributed.destroy_process_group()
         raise
-    except BaseException:
+    except BaseException as error:
         # NCCL ends a group once all are there, and the others may wait for this one: after the message, leave at once
-        atexit.register(os._exit, EXIT_WRONG)
+        atexit.register(os._exit, EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_WRONG)
         raise
     distributed.destroy_process_group()

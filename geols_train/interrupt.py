@@ -56,9 +56,16 @@ def stop_between_steps() -> Iterator[StopRequest]:
         elif now - request.since > ONE_REQUEST:
             raise KeyboardInterrupt
 
+    def pass_over(number: int, frame: FrameType | None) -> None:
+        """Take what the same request still sends once the run has stopped; a later signal goes where it went before."""
+        assert request.since is not None
+        if time.monotonic() - request.since > ONE_REQUEST:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
+
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if request.since is None else pass_over)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from geols_precompute.errors import MissingExtraError
+from geols_train.files import write_text
 
 LOG = "log.jsonl"
 
@@ -33,7 +34,7 @@ class Tracker:
             return
         path = folder / LOG
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after]
-        path.write_text("".join(kept))
+        write_text(path, "".join(kept))
         if tensorboard:
             self._board = _summary_writer(folder / "tensorboard", after)
         self._file = path.open("a")

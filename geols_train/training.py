@@ -139,8 +139,10 @@ class Trainer:
                     started = time.monotonic()
                     self.train_epoch(tracker, stop)
                     self.validate(tracker, stop, started)
+                self.stop_together(stop)
             except Stopped:
                 self.save(LAST)
+                self.world.wait()  # torchrun ends all once one is gone
                 raise
         if self.profile.enabled:
             click.echo(self.profile.table())
@@ -224,12 +226,11 @@ class Trainer:
 
     def validate(self, tracker: Tracker, stop: StopRequest, started: float) -> None:
         """Measure the validation cases, keep the network if it is the best so far, and close the epoch."""
-        scores = []
-        for case in self.world.deal(self.validation_cases):
-            scores.append(self.evaluator.dice(self.network, case))
-            if self.world.alone:
-                stop.check()
-        self.stop_together(stop)
+        scores, mine = [], self.world.deal(self.validation_cases)
+        # as many looks for everyone, also for those with fewer cases
+        for turn in range(math.ceil(len(self.validation_cases) / self.world.size)):
+            scores += [self.evaluator.dice(self.network, case) for case in mine[turn : turn + 1]]
+            self.stop_together(stop)
         scores = self.world.collect(scores)
         progress, per_class = self.progress, np.mean(scores, axis=0)
         mean_dice, loss = float(np.mean(per_class)), float(np.mean(progress.losses))

@@ -120,6 +120,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here, monkeypatch):
     assert run(cli.train, "--resume", "--out", "r").exit_code == 0
 
 
+def test_a_stop_at_once_does_not_promise_that_all_is_saved(here, monkeypatch):
+    save = training.Trainer.save
+
+    def stopping(self, name):
+        save(self, name)
+        if name == "last.pt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Trainer, "save", stopping)
+    result = run(cli.train, *SMALL, "--out", "r")
+    assert result.exit_code == 130
+    assert "stopped at once; from what was saved go on with: geols-train --resume --out r" in result.output
+
+
 def test_every_setting_has_a_flag_with_the_same_choices():
     flags = {parameter.name: parameter for parameter in cli.train.params}
     assert {field.name for field in fields(TrainConfig)} <= set(flags)

@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +171,30 @@ def test_a_signal_to_every_process_leaves_the_workers_at_work(tmp_path, start_me
     for worker in workers:
         worker.join(10)
         assert worker.exitcode == 0
+
+
+HOLDS_A_LOADER = """
+import sys
+from pathlib import Path
+from train_fixtures import make_fixture_reader
+from geols_train.data import EpochBatches, WindowDataset, make_loader
+reader = make_fixture_reader(Path(sys.argv[1]))
+batches = EpochBatches(reader.stores.cases, 1, seed=0)
+loader = make_loader(WindowDataset(reader, (6, 8, 8), place="random"), batches, workers=2)
+cycle = [loader]
+cycle.append(cycle)
+print(len(list(loader)))
+"""
+
+
+def test_a_script_that_holds_a_loader_ends(tmp_path):
+    make_stores(tmp_path, cases=4)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS_A_LOADER, str(tmp_path)], env=environment, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
 @pytest.mark.parametrize(("store", "kind"), [("volumes", IMAGE), ("volumes", LABEL), ("labels", MAPS)])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ from geols_train.run import train_and_test
 from geols_train.tracking import read_log
 
 CPU = torch.device("cpu")
-#: Five cases in batches of two: in the last, one of two processes has no case of its own.
-SETTINGS = {"split": "5,2,3", "epochs": 2, "batch_size": 2, "crop": (8, 8, 8), "augment": "paper"}
+#: Five cases in batches of two: in the last, one of two processes has no case of its own. Three cases to validate.
+SETTINGS = {"split": "5,3,3", "epochs": 2, "batch_size": 2, "crop": (8, 8, 8), "augment": "paper"}
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    return make_stores(tmp_path_factory.mktemp("stores"), cases=10, vary=True, ignore=9)
+    return make_stores(tmp_path_factory.mktemp("stores"), cases=11, vary=True, ignore=9)
 
 
 def torchrun(processes, config, run, *arguments):
@@ -79,6 +80,7 @@ def test_two_processes_give_the_losses_and_the_results_of_one(out, tmp_path, cha
     assert "2 × cpu" in done.stdout
 
 
+@pytest.mark.timeout(800)
 def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
     config = tiny_config(out, **{**SETTINGS, "epochs": 150, "augment": "none", "workers": 2})
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -93,7 +95,8 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
         everyone = [launcher, *launcher.children(recursive=True)]
         assert len(everyone) == 1 + 2 + 2 * 2
         for one in everyone:
-            one.send_signal(signal.SIGTERM)
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=120)
     assert stderr.count(b"stopped, saved; go on with") == 2, stderr.decode()
     steps = [line for line in read_log(run) if "epoch" not in line]
@@ -105,6 +108,15 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
     assert losses(run) == losses(whole)
     first, second = (torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (run, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_process_that_stops_waits_until_the_run_is_saved(out, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(World, "any", lambda world, flag: True)
+    monkeypatch.setattr(World, "wait", lambda world: saved.append((tmp_path / "run/last.pt").exists()))
+    with pytest.raises(Stopped):
+        train_and_test(tiny_config(out, **SETTINGS), tmp_path / "run")
+    assert saved == [True]
 
 
 def test_a_signal_that_comes_while_the_others_are_asked_is_not_lost(out, tmp_path, monkeypatch):

@@ -169,6 +169,23 @@ def test_a_stopped_run_resumes_to_the_same_bits(trainer, method, monkeypatch):
     assert without_time[0] == without_time[1]
 
 
+def test_a_signal_while_the_last_epoch_is_saved_stops_the_run(trainer, monkeypatch):
+    run = trainer(epochs=1)
+    save = run.save
+
+    def interrupted(name):
+        signal.raise_signal(signal.SIGTERM)
+        save(name)
+
+    monkeypatch.setattr(run, "save", interrupted)
+    with pytest.raises(Stopped):
+        run.train()
+    monkeypatch.undo()
+    again = trainer(run.folder, epochs=1)
+    again.restore()
+    assert again.train().epoch == 1
+
+
 def test_a_stop_during_validation_is_saved_too(trainer, monkeypatch):
     whole = trainer(epochs=2)
     whole.train()
