@@ -157,7 +157,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
     with ExitStack() as closing:
         closing.enter_context(dask.config.set(settings))
         # worker processes inherit this: Ctrl-C reaches all of a terminal's processes, but only this one answers it
-        with _no_interrupts():
+        with _interrupts_later():
             try:
                 cluster = LocalCluster(
                     n_workers=workers,
@@ -173,7 +173,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
             except (OSError, RuntimeError, TimeoutError) as error:
                 text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
                 raise ClusterError(text) from error
-        closing.callback(close_in_peace, client, cluster)
+            closing.callback(close_in_peace, client, cluster)
         said = f"{plural(workers, 'worker')} of {readable(memory)}"
         if dashboard and find_spec("bokeh"):
             said += f", dashboard {client.dashboard_link}"
@@ -187,6 +187,25 @@ def close_in_peace(*opened: Any) -> None:
             # a scheduler that is gone needs no farewell
             with suppress(OSError, TimeoutError):
                 one.close()
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the end; what starts meanwhile, thread or process, never gets it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    # a thread that was there before may take the signal, so that blocking it is not enough
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

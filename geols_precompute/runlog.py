@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -25,9 +26,10 @@ def source_stamps(paths: Iterable[Path]) -> tuple[SourceStamp, ...]:
 
 
 def append(path: Path, *records: Mapping[str, Any]) -> None:
-    """Append a line per record in one write."""
-    with path.open("ab") as file:
-        file.write(b"".join(canonical_json(record) + b"\n" for record in records))
+    """Append a line per record in one write, after the end of a line that a crash cut short."""
+    with path.open("a+b") as file:
+        cut = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        file.write(b"\n" * cut + b"".join(canonical_json(record) + b"\n" for record in records))
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -138,9 +138,13 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     try:
         summary = train_and_test(config, folder, resume=resume)
     except KeyboardInterrupt as request:
-        how = "stopped, saved;" if isinstance(request, Stopped) else "stopped at once; from what was saved"
-        said = f"{how} go on with: geols-train --resume --out {folder}"
-        click.echo(said if holds_run(folder) else "stopped, before anything was learnt", err=True)
+        if not holds_run(folder):
+            said = "stopped, before anything was learnt"
+        elif isinstance(request, Stopped):
+            said = f"stopped, saved; go on with: geols-train --resume --out {folder}"
+        else:
+            said = f"stopped at once; go on from what was saved with: geols-train --resume --out {folder}"
+        click.echo(said, err=True)
         return EXIT_INTERRUPTED
     click.echo(f"{summary_table(summary)}\nrun     {folder}")
     return EXIT_DONE

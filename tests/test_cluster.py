@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import distributed
 import pytest
 from test_cli import digest, error_line, precompute
 
@@ -58,6 +59,22 @@ def test_a_case_that_kills_its_worker_three_times_fails_and_no_other_does(tmp_pa
     for case in ("die1", "die2"):
         assert "its worker process died 3 times, most likely out of memory" in outcomes[case].error
         assert len((tmp_path / case).read_text()) <= 3
+
+
+def test_ctrl_c_while_the_workers_start_ends_the_run_once_they_can_be_closed(monkeypatch):
+    start = distributed.LocalCluster
+
+    def interrupted(**options):
+        signal.raise_signal(signal.SIGINT)
+        started.append(start(**options))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    started = []
+    monkeypatch.setattr(distributed, "LocalCluster", interrupted)
+    with pytest.raises(KeyboardInterrupt), cluster.local_cluster(1, 2**30, MapParameters(), dashboard=False):
+        started.append("a run")
+    assert [one.status for one in started] == [distributed.Status.closed]
 
 
 def test_only_a_few_tasks_are_submitted_ahead_and_results_are_let_go(tmp_path):

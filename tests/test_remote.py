@@ -279,12 +279,12 @@ def test_ctrl_c_ends_a_pull_that_waits_for_a_server(site, tmp_path):
     with failing(root, Faults(lambda path, before: "slow" if path == SHARD else "", seconds=60)) as server:
         command = [sys.executable, "-c", code, "pull", f"{server.url}/labels.zarr", "-o", out]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        for _ in range(400):
-            if SHARD in [path for path, _ in server.log()] and len(list(out.glob("[acd]"))) == 3:
-                break
+        deadline = time.monotonic() + 100
+        while SHARD not in [path for path, _ in server.log()] or len(list(out.glob("[acd]"))) < 3:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=50)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "stopped; run the same command again to go on"
     assert run("pull", store.path, "-o", out).exit_code == 0

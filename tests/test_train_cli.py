@@ -131,7 +131,7 @@ def test_a_stop_at_once_does_not_promise_that_all_is_saved(here, monkeypatch):
     monkeypatch.setattr(training.Trainer, "save", stopping)
     result = run(cli.train, *SMALL, "--out", "r")
     assert result.exit_code == 130
-    assert "stopped at once; from what was saved go on with: geols-train --resume --out r" in result.output
+    assert "stopped at once; go on from what was saved with: geols-train --resume --out r" in result.output
 
 
 def test_every_setting_has_a_flag_with_the_same_choices():

@@ -45,6 +45,23 @@ def scratch_file(folder: Path) -> Iterator[Path]:
         yield path
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock, a file at `path` that is there only meanwhile; whoever asks for it meanwhile waits.
+
+    Where a file system has no locks, nobody waits.
+    """
+    descriptor = None
+    while descriptor is None:
+        path.touch()
+        descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a whole file; a crash leaves the one that was there before."""
     with new_file(path) as temporary:
@@ -111,13 +128,15 @@ def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 def _lock(path: Path) -> int | None:
     """Return a descriptor that holds a lock on `path`, or None if another run cleaned it away before."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # NFS locks what is open for writing
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     except FileNotFoundError:
         return None
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if path.exists():
-        return descriptor
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
     os.close(descriptor)
     return None
 

@@ -11,7 +11,7 @@ from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.store import atomic, files
 from geols_precompute.store.archive import write_archive
-from geols_precompute.store.layout import MANIFEST, METADATA, manifest
+from geols_precompute.store.layout import MANIFEST, METADATA, TEMPORARY_PREFIX, manifest
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.share import renamed
 
@@ -60,21 +60,26 @@ def private_names(folder: Path, cases: Iterable[str]) -> dict[str, str]:
         OSError: they cannot be written.
     """
     table, secret = folder / NAMES, folder / SALT
-    rows = _rows(table)
-    if not secret.exists():
-        if rows:
-            raise StoreError(
-                f"{table}: is there without {SALT}, and another secret gives other names; restore it, or move the "
-                "table away if names may differ from those of earlier releases"
-            )
-        _write_private(secret, secrets.token_hex(32) + "\n")
+    with atomic.locked(folder / f"{TEMPORARY_PREFIX}{NAMES}"):
+        rows = _rows(table)
+        if not secret.exists():
+            if rows:
+                raise StoreError(
+                    f"{table}: is there without {SALT}, and another secret gives other names; restore it, or move the "
+                    "table away if names may differ from those of earlier releases"
+                )
+            _write_private(secret, secrets.token_hex(32) + "\n")
+        names = hashed_names(cases, _salt(secret))
+        rows |= {f"{case},{name}" for case, name in names.items()}
+        _write_private(table, "\n".join([_HEADER, *sorted(rows), ""]))
+    return names
+
+
+def _salt(secret: Path) -> bytes:
     text = secret.read_text(encoding="ascii", errors="replace").strip()
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
         raise StoreError(f"{secret}: does not hold the 64 hexadecimal digits of a salt; restore it, or move it away")
-    names = hashed_names(cases, bytes.fromhex(text))
-    rows |= {f"{case},{name}" for case, name in names.items()}
-    _write_private(table, "\n".join([_HEADER, *sorted(rows), ""]))
-    return names
+    return bytes.fromhex(text)
 
 
 def _rows(table: Path) -> set[str]:

@@ -77,8 +77,10 @@ def create_like(root: Path, content: bytes) -> None:
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
     where = root / METADATA
+    # listed before the look: another pull may begin the store in between
+    others = [path for path in root.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
     if not where.exists():
-        if any(not path.name.startswith(TEMPORARY_PREFIX) for path in root.iterdir()):
+        if others:
             raise StoreError(f"{root}: is not empty and no store; name a new folder")
     elif (found := where.read_bytes()) == content:
         return

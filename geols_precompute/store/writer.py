@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ from geols_precompute.store.layout import (
     ome_metadata,
 )
 from geols_precompute.store.shard import encode_shard
+
+#: What a rename says where its new name is taken.
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+_ATTEMPTS = 100
 
 
 def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
@@ -210,9 +214,10 @@ def amend_manifest(root: Path, without: Collection[str] = ()) -> None:
     Raises:
         StoreError: the root is damaged.
     """
-    # a damaged one stays what it is, and is refused, until a run or finalize writes it anew
-    if known := manifest_digests(root):
-        _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
+    with _manifest_lock(root):
+        # a damaged one stays what it is, and is refused, until a run or finalize writes it anew
+        if known := manifest_digests(root):
+            _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
 
 
 def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
@@ -221,14 +226,20 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
     Raises:
         StoreError: the root is damaged, or two cases have one id, letter case aside.
     """
-    return _write_manifest(
-        root,
-        {
-            case: sha256_hex(files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
-            for case, _ in whole_cases(root)
-            if case not in leave_out
-        },
-    )
+    with _manifest_lock(root):
+        return _write_manifest(
+            root,
+            {
+                case: sha256_hex(files.read_limited(files.Folder(root), f"{case}/{METADATA}", files.MAX_METADATA_BYTES))
+                for case, _ in whole_cases(root)
+                if case not in leave_out
+            },
+        )
+
+
+def _manifest_lock(root: Path) -> AbstractContextManager[None]:
+    """Return the lock to hold while a manifest is changed: parts of a run may begin together."""
+    return atomic.locked(root / f"{TEMPORARY_PREFIX}{MANIFEST}")
 
 
 def _write_manifest(root: Path, cases: Mapping[str, str]) -> str:
@@ -262,20 +273,24 @@ def _format_of(root: Path) -> Format:
 def _commit(folder: Path, root: Path, case: str) -> None:
     """Give a finished folder the name of its case, unless an equal one has it; one from other sources is replaced."""
     target = root / case
-    try:
-        folder.rename(target)
-    except OSError:
-        if not os.path.lexists(target):
-            raise
+    # another run may put the case there, or take it away, at any moment
+    for attempt in range(_ATTEMPTS):
+        try:
+            folder.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN or attempt == _ATTEMPTS - 1:
+                raise
         found = committed_case(root, case)
         if found is None or found["source"] != read_attributes(folder)["source"]:
             # what is damaged, or made from other files, makes room only now, when there is a whole one in its place
             remove_case(root, case)
-            folder.rename(target)
-            return
-        content, committed = ((place / METADATA).read_bytes() for place in (folder, target))
-        if committed != content:
+            continue
+        with suppress(FileNotFoundError):
+            content, committed = ((place / METADATA).read_bytes() for place in (folder, target))
+            if committed == content:
+                return
             raise StoreError(
                 f"{target} is committed with other content (zarr.json {sha256_hex(committed)[:12]}, now "
                 f"{sha256_hex(content)[:12]}); two runs with different inputs write to one store"
-            ) from None
+            )
