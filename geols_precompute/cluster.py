@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,8 @@ def _interrupts_later() -> Iterator[None]:
         yield
         return
     held: list[int] = []
+    # the start of this process would let Ctrl-C through again
+    resource_tracker.ensure_running()
     # a thread that was there before may take the signal, so that blocking it is not enough
     before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

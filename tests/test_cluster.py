@@ -77,6 +77,30 @@ def test_ctrl_c_while_the_workers_start_ends_the_run_once_they_can_be_closed(mon
     assert [one.status for one in started] == [distributed.Status.closed]
 
 
+BLOCKED_SIGNALS = """
+import psutil
+from pathlib import Path
+from test_cluster import two_workers
+
+if __name__ == "__main__":
+    with two_workers():
+        for child in psutil.Process().children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                print(next(line for line in Path(f"/proc/{child.pid}/status").open() if line.startswith("SigBlk:")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc, which shows the signals of a process")
+def test_ctrl_c_reaches_no_worker(tmp_path):
+    script = tmp_path / "blocked.py"
+    script.write_text(BLOCKED_SIGNALS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    blocked = [int(line.split()[1], 16) for line in done.stdout.split("\n") if line]
+    assert len(blocked) == 2
+    assert all(signals & (1 << signal.SIGINT - 1) for signals in blocked)
+
+
 def test_only_a_few_tasks_are_submitted_ahead_and_results_are_let_go(tmp_path):
     with two_workers() as executor:
         ahead = []
