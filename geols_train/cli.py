@@ -118,7 +118,7 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     DATA is the folder given to geols-precompute (its stores are in DATA/geols), or the folder of the stores itself;
     the default is "data".
 
-    Exit status: 0 done, 2 wrong usage, unreadable input or a training that cannot go on, 130 stopped and saved.
+    Exit status: 0 done, 2 wrong usage, unreadable input or a training that cannot go on, 130 stopped, and it can go on.
     """
     from geols_train.config import TrainConfig, read_toml
     from geols_train.run import holds_run, resumed_config, train_and_test

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import signal
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -180,13 +180,13 @@ def make_loader(
     dataset: WindowDataset, batches: EpochBatches, *, workers: int, pin: bool = False, start_method: str | None = None
 ) -> DataLoader[StoredWindow]:
     """Return a DataLoader whose batches are the same for every number of workers and every start method."""
-    loader = DataLoader(
+    if workers:
+        atexit.register(_end_workers)
+    return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
         persistent_workers=workers > 0, multiprocessing_context=start_method if workers else None,
         worker_init_fn=_start_worker,
     )  # fmt: skip
-    atexit.register(_end_workers, weakref.ref(loader))
-    return loader
 
 
 def _start_worker(_: int) -> None:
@@ -195,10 +195,12 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _end_workers(reference: weakref.ref[DataLoader[StoredWindow]]) -> None:
-    # at the end of a process multiprocessing would ask them by SIGTERM, and wait for ever
-    if (loader := reference()) is not None and (batches := loader._iterator) is not None:
-        batches._shutdown_workers()  # type: ignore[attr-defined]
+def _end_workers() -> None:
+    # at the end of the process multiprocessing would ask them by SIGTERM, which they ignore, and wait for ever
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # to torch their death would be an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:

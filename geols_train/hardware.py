@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
         name = f"cuda:{local_rank}"
     try:
         device = torch.empty(1, device=name).device  # with its number
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise InputError(f"--device {name} is not available here; take auto or cpu") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)  # threads that pin memory, and NCCL, take the current one

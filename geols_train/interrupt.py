@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):  # it is no error
 
 
 class StopRequest:
-    """Remembers that a signal came, and when."""
+    """Whether a signal came, and since when."""
 
     def __init__(self) -> None:
         self.since: float | None = None
@@ -28,21 +28,15 @@ class StopRequest:
         """Whether a signal came."""
         return self.since is not None
 
-    def check(self) -> None:
-        """Stop here if a signal came.
-
-        Raises:
-            Stopped: one did.
-        """
-        if self.requested:
-            raise Stopped
-
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopRequest]:
-    """Let a signal wait for the next `check`; one more, later, stops at once.
+    """Let a signal wait until somebody looks at the request; one more, later, stops at once.
 
     Outside the main thread nothing changes.
+
+    Raises:
+        KeyboardInterrupt: one more came, or nobody looked any more.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -69,3 +63,5 @@ def stop_between_steps() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if request.since is None else pass_over)
+    if request.requested:
+        raise KeyboardInterrupt

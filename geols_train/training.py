@@ -80,7 +80,7 @@ class Trainer:
         self.memory_format = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.network = spec.network().to(self.device)
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        # a graph for each shape: a transposed batch has another one, and there are four at most
+        # a graph for each shape: a transposed batch has another one, and a last batch may be smaller
         forward: Any = torch.compile(self.network, dynamic=False) if config.compile else self.network
         self.forward = world.shared(forward)
         labels = reader.stores.labels

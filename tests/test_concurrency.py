@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -61,6 +62,12 @@ def hold_for_ever(lock):
         time.sleep(1000)
 
 
+def lock_as(user, lock):
+    os.setuid(user)
+    with atomic.locked(lock):
+        pass
+
+
 def test_one_holds_a_lock_at_a_time(tmp_path):
     counter, lock = tmp_path / "counter", tmp_path / "lock"
     counter.write_text("0")
@@ -85,6 +92,20 @@ def test_a_lock_ends_with_its_holder(tmp_path):
     with atomic.locked(lock):
         pass
     assert not lock.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_a_lock_that_another_user_left_behind():
+    with tempfile.TemporaryDirectory() as folder:  # the folders of pytest are closed to others
+        Path(folder).chmod(0o777)
+        lock = Path(folder) / "lock"
+        lock.touch(mode=0o644)
+        os.chown(lock, 1001, 1001)
+        process = multiprocessing.get_context("fork").Process(target=lock_as, args=(1002, lock))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert not lock.exists()
 
 
 def test_cases_that_several_parts_take_out_of_a_manifest_are_all_out(tmp_path, monkeypatch):

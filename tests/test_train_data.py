@@ -174,24 +174,34 @@ def test_a_signal_to_every_process_leaves_the_workers_at_work(tmp_path, start_me
 
 
 HOLDS_A_LOADER = """
-import sys
+import sys, time
 from pathlib import Path
 from train_fixtures import make_fixture_reader
 from geols_train.data import EpochBatches, WindowDataset, make_loader
 reader = make_fixture_reader(Path(sys.argv[1]))
 batches = EpochBatches(reader.stores.cases, 1, seed=0)
-loader = make_loader(WindowDataset(reader, (6, 8, 8), place="random"), batches, workers=2)
+dataset = WindowDataset(reader, (6, 8, 8), place="random")
+"""
+TO_THE_END = """
+loader = make_loader(dataset, batches, workers=2)
 cycle = [loader]
 cycle.append(cycle)
 print(len(list(loader)))
 """
+STUCK = """
+WindowDataset.__getitem__ = lambda self, item: time.sleep(1000)
+windows = iter(make_loader(dataset, batches, workers=1))
+time.sleep(1)
+print("4")
+"""
 
 
-def test_a_script_that_holds_a_loader_ends(tmp_path):
+@pytest.mark.parametrize("script", [TO_THE_END, STUCK])
+def test_a_script_with_a_loader_ends(tmp_path, script):
     make_stores(tmp_path, cases=4)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", HOLDS_A_LOADER, str(tmp_path)], env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", HOLDS_A_LOADER + script, str(tmp_path)], env=environment, capture_output=True, text=True,
         timeout=100,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")

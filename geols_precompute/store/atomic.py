@@ -53,7 +53,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     descriptor = None
     while descriptor is None:
-        path.touch()
+        if not path.exists():  # it may belong to another user
+            path.touch()
         descriptor = _lock(path)
     try:
         yield
@@ -127,14 +128,16 @@ def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 def _lock(path: Path) -> int | None:
     """Return a descriptor that holds a lock on `path`, or None if another run cleaned it away before."""
+    # NFS locks what is open for writing
+    writable = not path.is_dir() and os.access(path, os.W_OK)
     try:
-        # NFS locks what is open for writing
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
     except FileNotFoundError:
         return None
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with suppress(FileNotFoundError):
+    # NFS may also say that it has lost the file
+    with suppress(OSError):
         if os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
     os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -279,7 +280,8 @@ def _commit(folder: Path, root: Path, case: str) -> None:
             folder.rename(target)
             return
         except OSError as error:
-            if error.errno not in _TAKEN or attempt == _ATTEMPTS - 1:
+            taken = error.errno in _TAKEN or os.path.lexists(target)
+            if not taken or attempt == _ATTEMPTS - 1:
                 raise
         found = committed_case(root, case)
         if found is None or found["source"] != read_attributes(folder)["source"]:
