@@ -79,8 +79,9 @@ def explain_out_of_memory(options: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
         ended = (
-            isinstance(error, MemoryError)
-            or any(words in text for words in ("out of memory", "alloc_failed"))
+            isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or "out of memory" in text
+            or "alloc_failed" in text
             or ("alloc" in text and "memory" in text)
         )
         if not ended:

@@ -35,16 +35,19 @@ def out(tmp_path_factory):
     return make_stores(tmp_path_factory.mktemp("stores"), cases=11, vary=True, ignore=9)
 
 
+def launched(processes, *command):
+    """What starts several processes of a command."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return {"args": [*launcher, "--no-python", *command], "env": environment}
+
+
 def torchrun(processes, config, run, *arguments):
     """The command that trains with several processes."""
     settings = run.parent / f"{run.name}.toml"
     write_text(settings, config.to_toml())
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
-        *("--no-python", str(Path(sys.executable).parent / "geols-train"), "--config", str(settings)),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return {"args": [*command, "--out", str(run), *arguments], "env": environment}
+    train = str(Path(sys.executable).parent / "geols-train")
+    return launched(processes, train, "--config", str(settings), "--out", str(run), *arguments)
 
 
 def losses(run):
@@ -164,12 +167,8 @@ command()
 """
 
 
-def test_a_process_that_fails_says_so_and_does_not_wait_for_the_others(tmp_path):
-    (tmp_path / "fails.py").write_text(FAILS_ALONE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [*launcher, str(tmp_path / "fails.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def test_a_process_that_fails_says_so_and_does_not_wait_for_the_others():
+    done = subprocess.run(**launched(2, sys.executable, "-c", FAILS_ALONE), capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "error: damaged, as one process found" in done.stderr
 
