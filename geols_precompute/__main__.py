@@ -1,6 +1,6 @@
 """`python -m geols_precompute` is geols-precompute."""
 
-from geols_precompute.cli import precompute
+from geols_precompute.cli.precompute import precompute
 
 if __name__ == "__main__":
     precompute(prog_name="geols-precompute")

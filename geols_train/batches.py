@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_train.intensity import ZScore
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe import ClassLabel, Preprocessing
+from geols_precompute.recipe.parameters import ClassLabel, Preprocessing
 from geols_train.unet import UNet3D
 from geols_train.windows import Size
 

@@ -8,9 +8,14 @@ from typing import Any, get_args
 
 import click
 
+from geols_precompute.cli.options import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    CommandWithHeadings,
+    reports_errors,
+)
 from geols_precompute.errors import InputError
-from geols_precompute.help import CommandWithHeadings
-from geols_precompute.options import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.softlabel import Method
 from geols_train.interrupt import Stopped
 

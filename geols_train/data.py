@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_precompute.store.shard import Window
 from geols_train.batches import StoredWindow, collate
 from geols_train.distributed import ALONE, World

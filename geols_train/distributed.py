@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geols_precompute.options import EXIT_INTERRUPTED, EXIT_WRONG
+from geols_precompute.cli.options import EXIT_INTERRUPTED, EXIT_WRONG
 from geols_train.interrupt import Stopped
 
 T = TypeVar("T")

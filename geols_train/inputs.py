@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from geols_precompute.cases import Case, CaseList, Problem, images_below, stem
+from geols_precompute.data.cases import Case, CaseList, Problem, images_below, stem
+from geols_precompute.data.layouts import BRATS_MODALITIES, channel_names
+from geols_precompute.data.layouts.table import csv_rows
 from geols_precompute.errors import InputError
-from geols_precompute.layouts import BRATS_MODALITIES, channel_names
-from geols_precompute.tables import csv_rows
 
 #: Folders of a data set that hold its images, the ones to predict first.
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "TrainingImg")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_train.batches import Batch
 from geols_train.config import TrainConfig
 from geols_train.distributed import World

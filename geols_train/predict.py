@@ -11,13 +11,12 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-from geols_precompute.cases import Case, Problem
+from geols_precompute.data.cases import Case, Problem
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.nifti import write_image
+from geols_precompute.data.prepare import prepare, to_int16
+from geols_precompute.data.volumes import Volume, read_volume
 from geols_precompute.errors import InputError
-from geols_precompute.geometry import Geometry
-from geols_precompute.nifti import write_image
-from geols_precompute.preparation import prepare
-from geols_precompute.store.int16 import to_int16
-from geols_precompute.volumes import Volume, read_volume
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.hardware import Precision, choose_device, explain_out_of_memory
 from geols_train.inference import predict_probabilities

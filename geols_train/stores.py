@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe import ClassLabel, Preprocessing, TrainingHints, recipe_differences
+from geols_precompute.recipe.parameters import ClassLabel, Preprocessing, TrainingHints, recipe_differences
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import require_same_data

@@ -17,7 +17,7 @@ import zarr
 from test_store import label_store, maps_array, reseal
 
 from geols_precompute.errors import GeolsError, StoreError
-from geols_precompute.store.pack import hashed_names, pack, private_names
+from geols_precompute.share.pack import hashed_names, pack, private_names
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 

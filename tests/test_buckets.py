@@ -10,7 +10,7 @@ from test_remote import SHARD
 from test_share import CASES, part, run, whole
 from test_store import label_store
 
-from geols_precompute.store import remote
+from geols_precompute.share import remote
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ import pytest
 from click.testing import CliRunner
 from conftest import ball_case, write
 
-from geols_precompute import cli, store_cli
+from geols_precompute.cli import precompute as cli
+from geols_precompute.cli import store as store_cli
 
 
 def precompute(*args):
@@ -332,5 +333,5 @@ def test_every_documented_flag_exists():
 
 def test_the_console_scripts_are_declared():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["scripts"]["geols-precompute"] == "geols_precompute.cli:precompute"
-    assert project["scripts"]["geols-store"] == "geols_precompute.store_cli:store"
+    assert project["scripts"]["geols-precompute"] == "geols_precompute.cli.precompute:precompute"
+    assert project["scripts"]["geols-store"] == "geols_precompute.cli.store:store"

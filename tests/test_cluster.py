@@ -15,13 +15,14 @@ import distributed
 import pytest
 from test_cli import digest, error_line, precompute
 
-from geols_precompute import cluster, resources
-from geols_precompute.cases import Case
+from geols_precompute.data.cases import Case
+from geols_precompute.data.headers import read_case_header
 from geols_precompute.errors import ClusterError
-from geols_precompute.headers import read_case_header
-from geols_precompute.recipe import MapParameters, Preprocessing, Recipe, class_table
-from geols_precompute.runlog import read
-from geols_precompute.task import Outcome, Task
+from geols_precompute.recipe.parameters import MapParameters, Preprocessing, Recipe, class_table
+from geols_precompute.run import dask as cluster
+from geols_precompute.run import memory as resources
+from geols_precompute.run.state import read
+from geols_precompute.run.task import Outcome, Task
 
 RECIPE = Recipe(classes=class_table({1: "a"}), preprocessing=Preprocessing(modalities=("m",)), maps=MapParameters())
 
@@ -159,7 +160,7 @@ def test_a_case_too_large_for_the_machine(machine):
 
 
 def test_the_need_follows_from_the_largest_case(nnunet):
-    from geols_precompute.layouts import discover
+    from geols_precompute.data.layouts import discover
 
     small, large = (
         discover(nnunet(name, cases=1, shape=shape)).cases[0]
@@ -182,7 +183,7 @@ def test_memory_is_measured_per_case(nnunet, tmp_path):
 def test_the_peak_is_forgotten():
     import numpy as np
 
-    from geols_precompute import memory
+    from geols_precompute.run import memory
 
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux forgets the peak")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import ball_case
 
-from geols_precompute.compute import compute_maps
-from geols_precompute.maps import add_map
-from geols_precompute.recipe import SEED_STRATEGIES, MapParameters, class_table
+from geols_precompute.maps.case import compute_maps
+from geols_precompute.maps.decay import add_map
+from geols_precompute.recipe.parameters import SEED_STRATEGIES, MapParameters, class_table
 
 CLASSES = class_table({1: "a", 2: "b", 3: "never there"})
 SPACING = (2.0, 1.0, 1.0)

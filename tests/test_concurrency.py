@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from test_store import SOURCE, geometry, label_store, maps_array
 
-from geols_precompute import runlog
-from geols_precompute.store import atomic, pack, share, writer
+from geols_precompute import atomic
+from geols_precompute.run import state as runlog
+from geols_precompute.share import copy as share
+from geols_precompute.share import pack
+from geols_precompute.store import writer
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import (
     amend_manifest,

@@ -17,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 from servers import nginx
 
-from geols_precompute import cli, softlabel, store_cli
-from geols_precompute.recipes import assemble_recipe, load_recipe_file
+from geols_precompute import softlabel
+from geols_precompute.cli import precompute as cli
+from geols_precompute.cli import store as store_cli
+from geols_precompute.recipe.files import assemble_recipe, load_recipe_file
 from geols_precompute.store.layout import MAPS, array_metadata
 from geols_train import cli as train_cli
 

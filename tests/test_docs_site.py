@@ -19,7 +19,9 @@ import pytest
 from click.testing import CliRunner
 
 import geols_precompute
-from geols_precompute import cli, softlabel, store_cli
+from geols_precompute import softlabel
+from geols_precompute.cli import precompute as cli
+from geols_precompute.cli import store as store_cli
 from geols_train import cli as train_cli
 
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,11 @@ from conftest import ball_case, write
 from test_cli import error_line, precompute
 from test_pipeline import plan_of, run
 
-from geols_precompute import dryrun, task, volumes
-from geols_precompute.headers import read_case_header, read_header
-from geols_precompute.wording import duration, readable
+from geols_precompute.data import volumes
+from geols_precompute.data.headers import read_case_header, read_header
+from geols_precompute.formatting import duration, readable
+from geols_precompute.run import estimate as dryrun
+from geols_precompute.run import task
 
 
 def tree(folder):
@@ -154,8 +156,8 @@ def test_a_store_of_another_recipe_is_refused_as_in_a_run(nnunet):
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 0.7, 1.1)])
 def test_voxels_after_resampling_are_those_of_the_prepared_volume(nnunet, spacing):
-    from geols_precompute.layouts import discover
-    from geols_precompute.preparation import prepare, prepared_size
+    from geols_precompute.data.layouts import discover
+    from geols_precompute.data.prepare import prepare, prepared_size
 
     case = discover(nnunet(cases=1)).cases[0]
     geometry = read_case_header(case, modalities=1)

@@ -20,9 +20,9 @@ from conftest import ball_case, write
 
 import geols_precompute
 from geols_precompute import LabelStore, VolumeStore
-from geols_precompute import cli as precompute_cli
-from geols_precompute.compute import compute_maps
-from geols_precompute.recipe import MapParameters
+from geols_precompute.cli import precompute as precompute_cli
+from geols_precompute.maps.case import compute_maps
+from geols_precompute.recipe.parameters import MapParameters
 from geols_train import cli as train_cli
 from geols_train.config import TrainConfig
 
@@ -78,7 +78,7 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tree, tmp_path_factory):
-    """Run a command of the copy: run("geols_precompute.cli.precompute", *arguments)."""
+    """Run a command of the copy: run("geols_precompute.cli.precompute.precompute", *arguments)."""
     machine_code = tmp_path_factory.mktemp("numba")
 
     def command(name: str, *arguments: object) -> None:
@@ -104,7 +104,16 @@ def made(run, tmp_path_factory) -> Path:
         image, label = ball_case(number, (8, 9, 10))
         write(image[0], data / f"images/c{number}.nii.gz", spacing=SPACING[::-1])
         write(label, data / f"labels/c{number}.nii.gz", spacing=SPACING[::-1])
-    run("geols_precompute.cli.precompute", "--workers", 0, "--seeds", "extremes", "--classes", "1=a,2=b", data)
+    run(
+        "geols_precompute.cli.precompute.precompute",
+        "--workers",
+        0,
+        "--seeds",
+        "extremes",
+        "--classes",
+        "1=a,2=b",
+        data,
+    )
     return data
 
 
@@ -138,7 +147,7 @@ def test_a_new_seed_strategy_places_the_seeds(made):
 def test_a_new_engine_measures_the_distances(made, run, metric):
     flags = ["--engine", "shortest", "--iterations", "exact", "--metric", metric]
     flags += ["--seeds", "centroid", "--classes", "1=a,2=b", "--name", metric]
-    run("geols_precompute.cli.precompute", "--workers", 0, *flags, made)
+    run("geols_precompute.cli.precompute.precompute", "--workers", 0, *flags, made)
     store = LabelStore.open(made / f"geols/{metric}.zarr")
     assert store.recipe["maps"]["engine"] == {"name": "shortest", "version": 1}
     image, label = ball_case(1, (8, 9, 10))

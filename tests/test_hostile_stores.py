@@ -21,14 +21,14 @@ import pytest
 from click.testing import CliRunner
 from test_store import RECIPE, SOURCE, geometry, maps_array, reseal
 
+from geols_precompute.cli.store import store as store_command
+from geols_precompute.data.prepare import to_int16
 from geols_precompute.errors import GeolsError
-from geols_precompute.recipe import Preprocessing
-from geols_precompute.store.int16 import to_int16
+from geols_precompute.recipe.parameters import Preprocessing
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import strange_entries, verify_case
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
-from geols_precompute.store_cli import store as store_command
 
 SHAPE = (6, 20, 70)
 MEMORY_BYTES = 1 << 30

@@ -129,12 +129,12 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_stores_are_read_without_cluster_numba_or_torch(nnunet, tmp_path):
     from click.testing import CliRunner
 
-    from geols_precompute.cli import precompute
+    from geols_precompute.cli.precompute import precompute
 
     CliRunner().invoke(precompute, ["--workers", "0", "--out", str(tmp_path / "o"), str(nnunet(cases=1))])
     code = f"""
 from geols_precompute import LabelStore, VolumeStore
-import geols_precompute.cases, geols_precompute.layouts, geols_precompute.volumes, geols_precompute.softlabel
+import geols_precompute.data.cases, geols_precompute.data.layouts, geols_precompute.data.volumes, geols_precompute.softlabel
 store = LabelStore.open({str(tmp_path / "o/labels.zarr")!r})
 print(store.maps("case_00").shape, VolumeStore.open({str(tmp_path / "o/volumes.zarr")!r}).label("case_00").shape)
 """
@@ -145,7 +145,7 @@ print(store.maps("case_00").shape, VolumeStore.open({str(tmp_path / "o/volumes.z
 def test_a_missing_extra_gives_one_line_with_the_pip_command(nnunet, missing, extra):
     code = f"""
 import sys
-from geols_precompute.cli import precompute
+from geols_precompute.cli.precompute import precompute
 sys.argv = ["geols-precompute", "--workers", "1", {str(nnunet(cases=1))!r}]
 precompute()
 """

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import write
 
+from geols_precompute.data.layouts import discover
 from geols_precompute.errors import InputError
-from geols_precompute.layouts import discover
 
 VOXELS = np.ones((2, 2, 2), np.uint8)
 

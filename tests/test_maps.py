@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geols_precompute.maps import add_map, quantise
+from geols_precompute.maps.decay import add_map, quantise
 
 DISTANCES = hnp.arrays(
     np.float32,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geols_precompute import cli as precompute_cli
+from geols_precompute.cli import precompute as precompute_cli
 from geols_train import cli as train_cli
 
 PAPER = Path(__file__).parents[1] / "workflows/paper"

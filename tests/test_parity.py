@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import ball_case
 
-from geols_precompute.compute import compute_maps, float_maps
-from geols_precompute.preparation import class_indices
-from geols_precompute.recipe import class_table, map_parameters
-from geols_precompute.seeds import class_seeds
-from geols_precompute.volumes import read_volume
+from geols_precompute.data.prepare import class_indices
+from geols_precompute.data.volumes import read_volume
+from geols_precompute.maps.case import compute_maps, float_maps
+from geols_precompute.maps.seeds import class_seeds
+from geols_precompute.recipe.parameters import class_table, map_parameters
 
 pytest.importorskip("GeodisTK", reason="GeodisTK is not installed; make test builds it")
 from published import published_maps

@@ -13,13 +13,12 @@ from conftest import ball_case, write
 from test_cli import digest, error_line, precompute, store
 from test_pipeline import plan_of
 
-from geols_precompute import runlog
-from geols_precompute.cluster import InProcess
 from geols_precompute.errors import InputError
-from geols_precompute.parts import Part
-from geols_precompute.pipeline import create_stores, run_plan
+from geols_precompute.run import state as runlog
+from geols_precompute.run.dask import InProcess
+from geols_precompute.run.plan import Part, create_stores, run_plan
+from geols_precompute.run.task import run_case
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.task import run_case
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import ball_case, write
 
-from geols_precompute import runlog, task
-from geols_precompute.cluster import InProcess
+from geols_precompute.data.layouts import discover
 from geols_precompute.errors import OutputError
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan, run_plan
-from geols_precompute.recipe import TrainingHints
-from geols_precompute.recipes import assemble_recipe
+from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute.recipe.parameters import TrainingHints
+from geols_precompute.run import state as runlog
+from geols_precompute.run import task
+from geols_precompute.run.dask import InProcess
+from geols_precompute.run.plan import create_stores, make_plan, run_plan
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
 

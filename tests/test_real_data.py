@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from geols_precompute import cli, softlabel, store_cli
+from geols_precompute import softlabel
+from geols_precompute.cli import precompute as cli
+from geols_precompute.cli import store as store_cli
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
 BRATS_2013 = """

@@ -4,7 +4,8 @@ import pytest
 
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import RecipeError
-from geols_precompute.recipe import (
+from geols_precompute.recipe.files import BUNDLED, assemble_recipe, load_recipe_file
+from geols_precompute.recipe.parameters import (
     MapParameters,
     Preprocessing,
     Recipe,
@@ -13,7 +14,6 @@ from geols_precompute.recipe import (
     map_parameters,
     recipe_differences,
 )
-from geols_precompute.recipes import BUNDLED, assemble_recipe, load_recipe_file
 
 
 def recipe(**maps) -> Recipe:

@@ -14,9 +14,10 @@ from test_archive import packed
 from test_share import CASES, part, run, whole
 
 from geols_precompute.errors import StoreError
-from geols_precompute.store import remote, share
+from geols_precompute.share import copy as share
+from geols_precompute.share import remote
+from geols_precompute.share.remote import is_url, remote_files
 from geols_precompute.store.reader import LabelStore
-from geols_precompute.store.remote import is_url, remote_files
 
 SHARD = "/labels.zarr/b/maps/c/0/0/0/0"
 
@@ -260,7 +261,7 @@ def test_a_missing_package_gives_one_line_with_the_pip_command(tmp_path):
         code = f"""
 import sys
 import time
-from geols_precompute.store_cli import store
+from geols_precompute.cli.store import store
 sys.argv = ["geols-store", "pull", {url!r}, "-o", {str(tmp_path / "x")!r}]
 store()
 """
@@ -275,7 +276,7 @@ store()
 def test_ctrl_c_ends_a_pull_that_waits_for_a_server(site, tmp_path):
     root, store = site
     out = tmp_path / "out.zarr"
-    code = "from geols_precompute.store_cli import store; store()"
+    code = "from geols_precompute.cli.store import store; store()"
     with failing(root, Faults(lambda path, before: "slow" if path == SHARD else "", seconds=60)) as server:
         command = [sys.executable, "-c", code, "pull", f"{server.url}/labels.zarr", "-o", out]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

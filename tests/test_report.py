@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from train_fixtures import make_stores
 
 from geols_precompute import LabelStore, VolumeStore
-from geols_precompute.cli import precompute
+from geols_precompute.cli.precompute import precompute
+from geols_precompute.cli.store import store
 from geols_precompute.report import page
 from geols_precompute.report.cases import read_case, volumes_of
 from geols_precompute.report.slices import case_slices
-from geols_precompute.store_cli import store
 
 
 def run(command, *arguments):

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from train_fixtures import make_stores
 
 from geols_precompute import LabelStore, VolumeStore, softlabel
-from geols_precompute.store_cli import store
+from geols_precompute.cli.store import store
 
 webdriver = pytest.importorskip("selenium.webdriver")
 

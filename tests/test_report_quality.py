@@ -10,7 +10,7 @@ import pytest
 from train_fixtures import make_stores
 
 from geols_precompute import LabelStore, softlabel
-from geols_precompute.recipe import class_table
+from geols_precompute.recipe.parameters import class_table
 from geols_precompute.report.cases import ReportCase, read_case, volumes_of
 from geols_precompute.report.flags import find_flags, rank
 from geols_precompute.report.quality import measure

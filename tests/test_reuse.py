@@ -9,7 +9,7 @@ import pytest
 from conftest import ball_case, write
 from test_cli import digest, error_line, precompute, store
 
-from geols_precompute import task
+from geols_precompute.run import task
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
 

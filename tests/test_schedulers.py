@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from test_cli import digest, error_line, precompute
 
-from geols_precompute import scheduler
 from geols_precompute.errors import ClusterError
-from geols_precompute.runlog import read
+from geols_precompute.run import existing as scheduler
+from geols_precompute.run.state import read
 
 
 def dask(*arguments) -> subprocess.Popen[bytes]:
@@ -151,7 +151,7 @@ def computed_at(scheduler, root):
 def invoke(*arguments):
     from click.testing import CliRunner
 
-    from geols_precompute import cli
+    from geols_precompute.cli import precompute as cli
 
     return CliRunner().invoke(cli.precompute, list(map(str, arguments)))
 

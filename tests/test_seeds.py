@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage.morphology import ball, binary_erosion, skeletonize
 
-from geols_precompute.seeds import class_seeds
+from geols_precompute.maps.seeds import class_seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*binary_erosion.*:FutureWarning")
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)).filter(np.any)

@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 from test_store import RECIPE, geometry, label_store, maps_array
 
+from geols_precompute.cli.store import store as store_command
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.recipe import MapParameters, Recipe, class_table
-from geols_precompute.store import share
+from geols_precompute.recipe.parameters import MapParameters, Recipe, class_table
+from geols_precompute.share import copy as share
+from geols_precompute.share.merge import merge
 from geols_precompute.store.layout import root_metadata
-from geols_precompute.store.merge import merge
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.verify import strange_entries, verify_case
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
-from geols_precompute.store_cli import store as store_command
 
 CASES = ("a", "b", "c", "d")
 SHAPE = (6, 20, 70)
@@ -174,7 +174,7 @@ def test_terms_of_all_parts_hold_for_the_union(tmp_path):
 
 
 def test_volumes_are_private(tmp_path, nnunet):
-    from geols_precompute.cli import precompute
+    from geols_precompute.cli.precompute import precompute
 
     root = nnunet(cases=1)
     CliRunner().invoke(precompute, ["--workers", "0", str(root)])
@@ -217,7 +217,7 @@ def test_a_case_that_is_not_in_the_source(store, tmp_path):
 def test_killed_in_the_middle_it_goes_on(tmp_path):
     store = label_store(tmp_path / "big.zarr", [f"case_{i}" for i in range(60)], shape=(32, 70, 130))
     out = tmp_path / "out.zarr"
-    command = [sys.executable, "-c", "from geols_precompute.store_cli import store; store()"]
+    command = [sys.executable, "-c", "from geols_precompute.cli.store import store; store()"]
     command += ["pull", str(store.path), "-o", str(out)]
     kills = 0
     for there in (1, 9, 20, 30):
@@ -263,7 +263,7 @@ def test_nothing_private_enters_a_store(nnunet, tmp_path):
     import getpass
     import socket
 
-    from geols_precompute.cli import precompute
+    from geols_precompute.cli.precompute import precompute
 
     secret = b"DOE^JOHN 1970-01-01"
     root = nnunet("projectX", cases=2, ending=".nii")

@@ -17,12 +17,13 @@ from test_archive import packed
 from test_cli import precompute
 from test_share import CASES, part, run, whole
 
+from geols_precompute import atomic
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.nifti import write_image
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import OutputError
-from geols_precompute.geometry import Geometry
-from geols_precompute.nifti import write_image
-from geols_precompute.options import printable
-from geols_precompute.store import atomic, remote
+from geols_precompute.formatting import printable
+from geols_precompute.share import remote
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import commit_case
 
@@ -128,7 +129,7 @@ def test_two_pulls_at_once_into_a_new_folder(store, tmp_path):
 def run_process(command, source, out) -> int:
     import sys
 
-    code = "from geols_precompute.store_cli import store; store()"
+    code = "from geols_precompute.cli.store import store; store()"
     arguments = [sys.executable, "-c", code, command, str(source), "-o", str(out)]
     return subprocess.run(arguments, capture_output=True, timeout=60, check=False).returncode
 

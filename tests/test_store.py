@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
+from geols_precompute.atomic import remove_abandoned
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.prepare import to_int16
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, StoreError
-from geols_precompute.geometry import Geometry
-from geols_precompute.recipe import Preprocessing, Recipe, class_table
+from geols_precompute.recipe.parameters import Preprocessing, Recipe, class_table
 from geols_precompute.store import shard
-from geols_precompute.store.atomic import remove_abandoned
-from geols_precompute.store.int16 import to_int16
 from geols_precompute.store.layout import IMAGE, LABEL, MAPS, TEMPORARY_PREFIX, ChunkGrid, root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case

@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from geols_precompute.thinning import skeleton
-from geols_precompute.volumes import read_image
+from geols_precompute.data.volumes import read_image
+from geols_precompute.maps.skeleton import skeleton
 
 
 def scikit_image(mask):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe import Preprocessing, class_table
+from geols_precompute.recipe.parameters import Preprocessing, class_table
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, load_network, save_checkpoint
 
 SPEC = NetworkSpec(

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import write
 from train_fixtures import make_stores
 
-from geols_precompute.volumes import read_image
+from geols_precompute.data.volumes import read_image
 from geols_train import cli, training
 from geols_train.config import TrainConfig
 

@@ -16,7 +16,7 @@ import torch
 from train_fixtures import make_fixture_reader, make_stores
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe import TrainingHints
+from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.store.layout import IMAGE, LABEL, MAPS
 from geols_train.batches import collate
 from geols_train.data import CaseReader, EpochBatches, WindowDataset, make_loader

@@ -150,7 +150,7 @@ def test_too_few_cases_in_a_batch_for_the_processes_are_an_error(out, tmp_path):
 FAILS_ALONE = """
 import time, click, torch
 from geols_precompute.errors import StoreError
-from geols_precompute.options import reports_errors
+from geols_precompute.cli.options import reports_errors
 from geols_train.distributed import join_world
 
 @click.command()

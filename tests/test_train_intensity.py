@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geols_precompute.store.int16 import to_int16
+from geols_precompute.data.prepare import to_int16
 from geols_train.intensity import zscore
 
 

@@ -12,12 +12,11 @@ from conftest import write
 from torch import nn
 from train_fixtures import make_stores, open_fixture, tiny_config
 
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.prepare import prepare, to_int16
+from geols_precompute.data.volumes import Volume, read_image, read_volume
 from geols_precompute.errors import InputError, OutputError
-from geols_precompute.geometry import Geometry
-from geols_precompute.preparation import prepare
-from geols_precompute.recipe import Preprocessing, TrainingHints, class_table
-from geols_precompute.store.int16 import to_int16
-from geols_precompute.volumes import Volume, read_image, read_volume
+from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, class_table
 from geols_train.checkpoint import NetworkSpec
 from geols_train.data import CaseReader
 from geols_train.predict import Predictor, label_map, network_input, resample_probabilities

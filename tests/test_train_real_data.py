@@ -10,9 +10,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from geols_precompute.cli import precompute
-from geols_precompute.recipe import Preprocessing, class_table
-from geols_precompute.volumes import read_image
+from geols_precompute.cli.precompute import precompute
+from geols_precompute.data.volumes import read_image
+from geols_precompute.recipe.parameters import Preprocessing, class_table
 from geols_train import cli
 from geols_train.checkpoint import NetworkSpec
 from geols_train.inputs import find_images

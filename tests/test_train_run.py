@@ -11,8 +11,8 @@ import pytest
 from train_fixtures import make_stores, open_fixture, tiny_config
 
 from geols_precompute.errors import InputError, OutputError, RecipeError, StoreError
-from geols_precompute.recipe import TrainingHints
-from geols_precompute.store.pack import pack
+from geols_precompute.recipe.parameters import TrainingHints
+from geols_precompute.share.pack import pack
 from geols_train.config import TrainConfig
 from geols_train.run import holds_run, resumed_config, train_and_test, with_size
 from geols_train.tracking import read_log

@@ -10,8 +10,8 @@ from train_fixtures import make_stores, open_fixture
 
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe import TrainingHints
-from geols_precompute.store.pack import pack as write_packed
+from geols_precompute.recipe.parameters import TrainingHints
+from geols_precompute.share.pack import pack as write_packed
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 from geols_train.stores import open_stores, require_fit

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
-from geols_precompute.recipe import TrainingHints
+from geols_precompute.recipe.parameters import TrainingHints
 from geols_train.metrics import Agreement
 from geols_train.run import make_spec
 from geols_train.testing import CaseResult, Evaluator, mean_and_std, structure_indices, summarise, write_cases

@@ -9,11 +9,11 @@ import pytest
 import SimpleITK as sitk
 from conftest import write
 
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.nifti import write_image
+from geols_precompute.data.prepare import IGNORE_INDEX, class_indices, prepare
+from geols_precompute.data.volumes import Volume, fingerprint, read_image, read_volume
 from geols_precompute.errors import InputError
-from geols_precompute.geometry import Geometry
-from geols_precompute.nifti import write_image
-from geols_precompute.preparation import IGNORE_INDEX, class_indices, prepare
-from geols_precompute.volumes import Volume, fingerprint, read_image, read_volume
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(4, 5, 6)).astype(np.float32)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.prepare import to_int16
 from geols_precompute.digests import sha256_hex
-from geols_precompute.geometry import Geometry
-from geols_precompute.recipe import MapParameters, Preprocessing, Recipe, TrainingHints, class_table
-from geols_precompute.store.int16 import to_int16
+from geols_precompute.recipe.parameters import MapParameters, Preprocessing, Recipe, TrainingHints, class_table
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import commit_case, create_store, write_manifest

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geols_precompute.geodesic.jit import jit
 from geols_precompute.geodesic.metric import Metric, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
 from geols_precompute.geodesic.simd import LANES, prefetch
-from geols_precompute.kernels import jit
 
 TILE = 8
 SWEEPS_PER_VISIT = 4  # a tile not finished by then is queued again: its border may have changed meanwhile

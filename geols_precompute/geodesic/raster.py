@@ -36,16 +36,16 @@ has. There the image is NaN, and a candidate made of NaN never wins in `lesser`,
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geols_precompute.geodesic.jit import jit
 from geols_precompute.geodesic.metric import Metric, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
 from geols_precompute.geodesic.simd import LANES, prefetch
-from geols_precompute.geodesic.workspace import scratch
-from geols_precompute.kernels import jit
 
 _PREFETCH = 64  # addresses beyond the plane ahead; a quarter faster than none
 
@@ -182,3 +182,15 @@ def _pass(
             prefetch(distances, label * distances.shape[1] + here + ahead)
         changed |= relax(image, distances, metric, steps, here, column, row, plane)
     return changed
+
+
+_local = threading.local()
+
+
+def scratch(size: int) -> NDArray[np.float32]:
+    """Return `size` float32 values, not initialised, that this thread's next call takes back."""
+    buffer: NDArray[np.float32] | None = getattr(_local, "buffer", None)
+    if buffer is None or buffer.size < size:
+        _local.buffer = None  # let go of the old memory before asking for the new
+        _local.buffer = buffer = np.empty(size, np.float32)
+    return buffer[:size]

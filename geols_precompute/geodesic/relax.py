@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from geols_precompute.geodesic.jit import jit
 from geols_precompute.geodesic.metric import step_cost
 from geols_precompute.geodesic.simd import broadcast, lesser, load, smaller_lanes, store
-from geols_precompute.kernels import jit
 
 UNREACHED = np.float32(np.inf)
 

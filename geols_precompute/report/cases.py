@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geols_precompute.cases import Case
+from geols_precompute.data.cases import Case
+from geols_precompute.data.layouts import discover
+from geols_precompute.data.prepare import class_indices, prepare
+from geols_precompute.data.volumes import fingerprint, read_volume
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.layouts import discover
-from geols_precompute.preparation import class_indices, prepare
-from geols_precompute.recipe import Preprocessing
+from geols_precompute.recipe.parameters import Preprocessing
 from geols_precompute.softlabel import Float32Array
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source, require_same_data
-from geols_precompute.volumes import fingerprint, read_volume
 
 
 @dataclass(frozen=True, kw_only=True)

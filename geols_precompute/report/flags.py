@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from geols_precompute.compute import SMALL_INTENSITY_RANGE
-from geols_precompute.recipe import ClassLabel
+from geols_precompute.maps.case import SMALL_INTENSITY_RANGE
+from geols_precompute.recipe.parameters import ClassLabel
 from geols_precompute.report.quality import CaseQuality, Float64Array
 
 #: Thresholds; docs/report.md says how each was chosen.

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from geols_precompute.atomic import replace_file, writing_to
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
 from geols_precompute.report.flags import Flag, find_flags, rank
 from geols_precompute.report.quality import CaseQuality, measure
 from geols_precompute.report.slices import case_slices
-from geols_precompute.store.atomic import replace_file, writing_to
 from geols_precompute.store.reader import LabelStore
 
 MOST_BYTES = 30_000_000

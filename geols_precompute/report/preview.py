@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from geols_precompute.errors import InputError, OutputError
-from geols_precompute.pipeline import Plan
 from geols_precompute.report.cases import volumes_of
 from geols_precompute.report.page import Summary, write_report
+from geols_precompute.run.estimate import trial
+from geols_precompute.run.plan import Plan
+from geols_precompute.run.task import Task
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
-from geols_precompute.task import Task
-from geols_precompute.trial import trial
 
 
 def write_preview(plan: Plan, case_id: str, path: Path) -> Summary:

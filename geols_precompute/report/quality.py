@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geols_precompute import softlabel
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_precompute.report.cases import ReportCase
 
 Float64Array = npt.NDArray[np.float64]

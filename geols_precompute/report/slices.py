@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_precompute.report.cases import ReportCase
 
 #: Voxels shown around the foreground.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geols_precompute.cases import is_case_id
+from geols_precompute.data.cases import is_case_id
+from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
-from geols_precompute.geometry import Geometry
-from geols_precompute.recipe import MAX_CLASSES, ClassLabel
+from geols_precompute.recipe.parameters import MAX_CLASSES, ClassLabel
 from geols_precompute.store.files import parse_json
 from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata, manifest
 

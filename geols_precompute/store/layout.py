@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.geometry import Geometry
-from geols_precompute.recipe import ClassLabel
+from geols_precompute.recipe.parameters import ClassLabel
 
 VERSION = 1
 #: The folder of the volume store, beside which label stores lie.

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from geols_precompute.cases import is_case_id
+from geols_precompute import atomic
+from geols_precompute.data.cases import is_case_id
+from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import OutputError, StoreError
-from geols_precompute.geometry import Geometry
-from geols_precompute.recipe import recipe_differences
-from geols_precompute.store import atomic, files, guards
+from geols_precompute.recipe.parameters import recipe_differences
+from geols_precompute.store import files, guards
 from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,

@@ -26,12 +26,12 @@ import SimpleITK
 from inputs import DATA, Case, load_ct, load_mr
 from skimage.morphology import skeletonize
 
-from geols_precompute.cases import Case as Files
-from geols_precompute.cluster import compile_once
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan
-from geols_precompute.recipes import assemble_recipe
-from geols_precompute.task import Outcome, Task, run_case
+from geols_precompute.data.cases import Case as Files
+from geols_precompute.data.layouts import discover
+from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute.run.dask import compile_once
+from geols_precompute.run.plan import create_stores, make_plan
+from geols_precompute.run.task import Outcome, Task, run_case
 
 
 def write_files(case: Case, root: Path) -> Files:

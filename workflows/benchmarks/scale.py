@@ -32,15 +32,15 @@ from case import write_files
 from inputs import DATA, load_ct
 from simulation import Times, simulate
 
-from geols_precompute import runlog
-from geols_precompute.cases import Case
-from geols_precompute.cluster import OnDask, local_cluster
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan, run_plan
-from geols_precompute.recipe import MapParameters
-from geols_precompute.recipes import assemble_recipe
+from geols_precompute.data.cases import Case
+from geols_precompute.data.layouts import discover
+from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute.recipe.parameters import MapParameters
+from geols_precompute.run import state as runlog
+from geols_precompute.run.dask import OnDask, local_cluster
+from geols_precompute.run.plan import create_stores, make_plan, run_plan
+from geols_precompute.run.task import Outcome, Task
 from geols_precompute.store.reader import LabelStore
-from geols_precompute.task import Outcome, Task
 
 COMMAND = (sys.executable, "-m", "geols_precompute")
 MEMORY = 4 * 2**30
@@ -198,7 +198,7 @@ def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> T
                 for i in (1, 2)
             ]
             assert [process.wait() for process in jobs] == [0, 0]
-        finalize = "from geols_precompute.store_cli import store; store()"
+        finalize = "from geols_precompute.cli.store import store; store()"
         subprocess.run([sys.executable, "-c", finalize, "finalize", out], check=True, stdout=subprocess.DEVNULL)
         digests.add(LabelStore.open(out / "labels.zarr").digest)
     ratio = statistics.median(np.divide(one, parts))

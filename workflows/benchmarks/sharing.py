@@ -32,20 +32,20 @@ from case import prepare_task, timed_task, write_files
 from click.testing import CliRunner
 from inputs import DATA, load_ct
 
-from geols_precompute.reuse import Reuse
+from geols_precompute.cli.store import store as store_command
+from geols_precompute.run.reuse import Reuse
+from geols_precompute.run.task import run_case
+from geols_precompute.share.copy import renamed
 from geols_precompute.store.reader import LabelStore
-from geols_precompute.store.share import renamed
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
-from geols_precompute.store_cli import store as store_command
-from geols_precompute.task import run_case
 
 COMPUTING = ("maps", "commit maps")
 #: Prints a process's own peak at its end; what its parent is told of it would include the parent.
 MEASURED = """
 import atexit
-from geols_precompute.memory import peak_bytes
+from geols_precompute.run.memory import peak_bytes
 atexit.register(lambda: print(peak_bytes()))
-from geols_precompute.store_cli import store
+from geols_precompute.cli.store import store
 store()
 """
 

@@ -26,9 +26,9 @@ from inputs import DATA, load_ct
 from numpy.typing import NDArray
 
 from geols_precompute import softlabel
-from geols_precompute.compute import float_maps
-from geols_precompute.recipe import MapParameters
-from geols_precompute.seeds import class_seeds
+from geols_precompute.maps.case import float_maps
+from geols_precompute.maps.seeds import class_seeds
+from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geols_precompute.cluster import InProcess
-from geols_precompute.layouts import discover
-from geols_precompute.pipeline import create_stores, make_plan, run_plan
-from geols_precompute.recipes import assemble_recipe
+from geols_precompute.data.layouts import discover
+from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute.run.dask import InProcess
+from geols_precompute.run.plan import create_stores, make_plan, run_plan
 from geols_train.batches import Batch
 from geols_train.config import TrainConfig
 from geols_train.distributed import World

@@ -17,9 +17,9 @@ from scipy import ndimage
 from significance import interval, mean_of
 
 from geols_precompute import softlabel
+from geols_precompute.data.prepare import IGNORE_INDEX
 from geols_precompute.errors import InputError
-from geols_precompute.export import maps_of
-from geols_precompute.preparation import IGNORE_INDEX
+from geols_precompute.share.export import maps_of
 from geols_train.data import Sample
 from geols_train.metrics import border
 from geols_train.stores import Stores

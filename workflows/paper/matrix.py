@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from geols_precompute.errors import RecipeError
-from geols_precompute.recipe import PRESETS
+from geols_precompute.recipe.parameters import PRESETS
 
 #: What an experiment that does not say otherwise does.
 USUAL: Mapping[str, Any] = {

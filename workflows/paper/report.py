@@ -23,9 +23,9 @@ from predictions import TrainedRun, open_run, reliability
 from results import DSC, ECE, Measured, read_measured
 from tables import PAPER_METRICS, Row, differences_table, metrics_table, undefined_note
 
+from geols_precompute.cli.options import EXIT_DONE, reports_errors
 from geols_precompute.errors import InputError
-from geols_precompute.options import EXIT_DONE, reports_errors
-from geols_precompute.wording import plural
+from geols_precompute.formatting import plural
 from geols_train.data import Sample
 from geols_train.run import CASES, CONFIG, SPLIT, SUMMARY
 from geols_train.stores import open_stores

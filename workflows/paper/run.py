@@ -25,10 +25,10 @@ from pathlib import Path
 import click
 from matrix import LabelStore, Study, Training, as_arguments, read_study, usual_training
 
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.errors import InputError, RecipeError
-from geols_precompute.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
-from geols_precompute.parts import Part
-from geols_precompute.wording import duration, plural
+from geols_precompute.formatting import duration, plural
+from geols_precompute.run.plan import Part
 from geols_train.config import TrainConfig, read_toml
 from geols_train.run import CONFIG, SUMMARY, holds_run
 

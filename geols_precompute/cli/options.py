@@ -1,0 +1,124 @@
+"""Options: how the commands read their flags, and how they end."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+import click
+
+from geols_precompute.errors import GeolsError, MissingExtraError
+from geols_precompute.formatting import printable
+
+P = ParamSpec("P")
+
+#: Packages that only some extras bring.
+OPTIONAL = {"dask", "distributed", "matplotlib", "numba", "scipy", "torch"}
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class CountOrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """A number, or one word that stands for something else: a count or `exact`, a rate or `mean`."""
+
+    def __init__(self, number: type[int] | type[float], word: str) -> None:
+        self.number, self.word = number, word
+        self.name = f"{number.__name__}|{word}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number or the word."""
+        if value == self.word or isinstance(value, self.number):
+            return value
+        try:
+            return self.number(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {self.word}", param, ctx)
+
+
+class ClassNames(click.ParamType):  # type: ignore[type-arg]
+    """Label values and names: `1=liver,2=kidney`."""
+
+    name = "VALUE=NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[int, str]:
+        """Return {value: name}."""
+        if isinstance(value, dict):
+            return value
+        try:
+            pairs = [item.split("=", 1) for item in value.split(",")]
+            names = {int(number): name.strip() for number, name in pairs}
+        except ValueError:
+            self.fail(f"{value!r} is not of the form 1=liver,2=kidney", param, ctx)
+        if len(names) < len(pairs):
+            self.fail(f"{value!r} names a value twice", param, ctx)
+        return names
+
+
+def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
+    """Make a function the body of a command: its result is the exit status, and its errors are one line each.
+
+    Adds --debug, which shows where an error came from.
+
+    Args:
+        extra: what to install if an optional package is missing.
+    """
+
+    def decorate(command: Callable[P, int]) -> Callable[P, None]:
+        @click.option("--debug", is_flag=True, help="Show where an error came from.")
+        @functools.wraps(command)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                sys.exit(command(*args, **kwargs))
+            except KeyboardInterrupt:
+                # a second one must not cut the way out short
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+                click.echo("stopped; run the same command again to go on", err=True)
+                sys.exit(EXIT_INTERRUPTED)
+            except BrokenPipeError:
+                # whoever read the output has seen enough; click ends quietly
+                raise
+            except Exception as error:
+                if kwargs["debug"]:
+                    traceback.print_exc()
+                click.echo(printable(f"error: {_one_line(error, extra)}"), err=True)
+                # never 1, which means that some cases failed
+                sys.exit(EXIT_WRONG)
+
+        return wrapped
+
+    return decorate
+
+
+def _one_line(error: Exception, extra: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").split(".")[0]) in OPTIONAL:
+        return str(MissingExtraError(package, extra))
+    if isinstance(error, GeolsError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+class CommandWithHeadings(click.Command):
+    """A command whose --help lists its options under headings.
+
+    Attributes:
+        headings: heading to the names of its parameters, separated by blanks, in the order of the list; what no
+            heading names comes last, under "Other".
+    """
+
+    def __init__(self, *args: Any, headings: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.headings = headings
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each heading."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        records = {option.name: record for option in options if (record := option.get_help_record(ctx))}
+        listed = {heading: [records.pop(name) for name in names.split()] for heading, names in self.headings.items()}
+        for heading, rows in {**listed, "Other": list(records.values())}.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)

@@ -1,0 +1,212 @@
+"""The commands of geols-store that hand stores on: pack, unpack, pull, merge, export."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.formatting import printable
+
+if TYPE_CHECKING:
+    from geols_precompute.share.copy import OnCase, Received
+    from geols_precompute.store.reader import LabelStore
+
+_STORE = click.argument("store", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_STORE
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The archive: NAME.zarr.zip.")
+@click.option("--rename", is_flag=True, help="Give cases names that tell nothing; names.csv beside STORE has them.")
+@reports_errors(extra="precompute")
+def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
+    """Write a label store to one file; the same store gives the same bytes.
+
+    Every byte is checked on the way. With --rename a case is named by a hash of its id and of a secret that is kept
+    beside STORE, so that the next release has the same names.
+    """
+    from geols_precompute.atomic import writing_to
+    from geols_precompute.share import pack as packing
+    from geols_precompute.store.reader import LabelStore
+    from geols_precompute.store.writer import refuse_store
+
+    if not out.name.lower().endswith(".zip"):
+        raise InputError(f"-o {out}: the name of an archive ends in .zarr.zip, by which it is recognised")
+    opened = LabelStore.open(store)
+    refuse_store(out.absolute().parent)
+    names: dict[str, str] = {}
+    if rename:
+        with writing_to(store.parent, "STORE, for the secret and the table of names are kept beside it"):
+            names = packing.private_names(store.absolute().parent, opened.cases)
+    with writing_to(out.parent, "-o"), _progress(len(opened.cases), "pack") as on_case:
+        digest = packing.pack(opened, out, names, lambda: on_case("", ""))
+    click.echo(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB\nfile    {out}\ndigest  {digest}")
+    return EXIT_DONE
+
+
+@click.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The store's folder: NAME.zarr.")
+@reports_errors(extra="precompute")
+def unpack(archive: Path, out: Path, debug: bool) -> int:
+    """Write the store in ARCHIVE to a folder; every byte is checked on the way."""
+    from geols_precompute.store.reader import LabelStore
+
+    opened = LabelStore.open(archive)
+    return _receive(opened, opened.cases, out, "unpack")
+
+
+@click.command()
+@click.argument("source")
+@click.option("--cases", multiple=True, metavar="IDS", help="Only these: ids or patterns such as 'ct_*', by commas.")
+@click.option("--digest", help="Refuse any other store than the one published under this digest.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The store's folder: NAME.zarr.")
+@reports_errors(extra="remote")
+def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug: bool) -> int:
+    """Fetch a store, or some of its cases, from SOURCE; run again to go on after an interruption.
+
+    SOURCE is a folder or an archive (.zarr.zip), here or at an address: https://, http://, s3://, or whatever fsspec
+    has a package for. Only files that the manifest names are asked for, and every one is checked as it arrives. Cases
+    that are there already are left alone: geols-store verify checks those.
+
+    Exit status: 0 all there, 1 some cases failed (each is named; run again), 2 wrong usage or unreadable source.
+    """
+    from geols_precompute.share.copy import open_source
+
+    if digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise InputError(f"--digest {digest!r}: a digest is 64 hexadecimal digits")
+    with open_source(source, out.parent) as opened:
+        if digest and opened.digest != digest.lower():
+            raise StoreError(
+                f"{opened.files.location}: its digest is {opened.digest}, not {digest}; this is another store, or "
+                "another version of it"
+            )
+        return _receive(opened, chosen_cases(opened, cases), out, "pull")
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The store's folder: NAME.zarr.")
+@reports_errors(extra="precompute")
+def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
+    """Unite label stores of one recipe and class table, folders or archives, in a new one.
+
+    A case that several stores have is taken once if it is equal in all, and refused by name if it is not.
+    """
+    from geols_precompute.atomic import writing_to
+    from geols_precompute.share import merge as merging
+    from geols_precompute.store.reader import LabelStore
+
+    opened = [LabelStore.open(store) for store in stores]
+    with writing_to(out, "-o"), _progress(len({c for s in opened for c in s.cases}), "merge") as on_case:
+        received = merging.merge(opened, out, on_case)
+    return _finish(received, out)
+
+
+@click.command()
+@_STORE
+@click.option("--case", required=True, help="Its id.")
+@click.option("--soft", is_flag=True, help="The soft label in place of the maps; needs the volumes.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Of --soft.  [default: 0.1]")
+@click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of --soft.  [default: sum]")
+@click.option("--class", "class_name", metavar="NAME", help="One class, by name or value, as a 3-D volume.")
+@click.option("--volumes", type=click.Path(path_type=Path), help="Of --soft.  [default: volumes.zarr beside STORE]")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz or FILE.nii.")
+@reports_errors(extra="precompute")
+def export(
+    store: Path, case: str, soft: bool, alpha: float | None, normalize: Any, class_name: str | None,
+    volumes: Path | None, out: Path, debug: bool,
+) -> int:  # fmt: skip
+    """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
+    from geols_precompute.data.nifti import write_image
+    from geols_precompute.share import export as exporting
+    from geols_precompute.store.reader import LabelStore, VolumeStore
+
+    for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
+        if value is not None and not soft:
+            raise InputError(f"{flag} belongs to --soft; without it the maps are written, which have no α")
+    labels = LabelStore.open(store)
+    if soft:
+        opened = VolumeStore.open(volumes) if volumes else exporting.volumes_beside(labels)
+        alpha, normalize = 0.1 if alpha is None else alpha, normalize or "sum"
+        array_CZYX = exporting.soft_label_of(labels, opened, case, alpha=alpha, normalize=normalize)
+    else:
+        array_CZYX = exporting.maps_of(labels, case)
+    names = [label.name for label in labels.classes]
+    if class_name is not None:
+        index = exporting.class_index(labels.classes, class_name)
+        array_CZYX, names = array_CZYX[index], names[index : index + 1]
+    write_image(array_CZYX, labels.metadata(case).geometry, out)
+    click.echo(f"{'soft label' if soft else 'maps'} of {case}: {', '.join(names)}\nfile    {out}")
+    return EXIT_DONE
+
+
+def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the cases that ids or patterns, separated by commas, name; all if there are none.
+
+    Raises:
+        InputError: one names no case of the store.
+    """
+    if not wanted:
+        return store.cases
+    chosen: set[str] = set()
+    for pattern in filter(None, (part.strip() for entry in wanted for part in entry.split(","))):
+        plain = pattern in store.manifest.cases
+        matching = [pattern] if plain else [case for case in store.cases if fnmatchcase(case, pattern)]
+        if not matching:
+            raise InputError(f"--cases {pattern}: {store.files.location} has no such case; it has {len(store.cases)}")
+        chosen.update(matching)
+    if not chosen:
+        raise InputError("--cases names nothing")
+    return tuple(sorted(chosen))
+
+
+def _receive(source: LabelStore, cases: Sequence[str], out: Path, what: str) -> int:
+    """Copy cases to the store at `out`, write its manifest, and return the exit status."""
+    from geols_precompute.atomic import writing_to
+    from geols_precompute.share.copy import create_like, receive
+
+    with writing_to(out, "-o"), _progress(len(cases), what) as on_case:
+        create_like(out, source.root_content)
+        received = receive(source, out, cases, on_case)
+    return _finish(received, out, source)
+
+
+def _finish(received: Received, out: Path, source: LabelStore | None = None) -> int:
+    """Write the manifest unless cases are missing, and say what became of all."""
+    from geols_precompute.atomic import writing_to
+    from geols_precompute.store.writer import write_manifest
+
+    for case, reason in sorted(received.failures.items()):
+        click.echo(printable(f"failed: {case}: {reason}"), err=True)
+    click.echo(f"{received.copied} cases copied, {received.found} there already, {len(received.failures)} failed")
+    if received.failures:
+        click.echo(
+            f"{out} is not finished: run the same command again, or geols-store finalize {out} to go on without the "
+            "failed cases",
+            err=True,
+        )
+        return EXIT_SOME_FAILED
+    with writing_to(out, "-o"):
+        digest = write_manifest(out)
+    click.echo(f"store   {out}\ndigest  {digest}")
+    if source and digest != source.digest:
+        click.echo(f"note: not the cases of {source.files.location} and nothing else; its digest is {source.digest}")
+    return EXIT_DONE
+
+
+@contextmanager
+def _progress(total: int, what: str) -> Iterator[OnCase]:
+    """Show progress, and provide what is called with a case and why it failed."""
+    from geols_precompute.progress import show_progress
+
+    with show_progress(total, what) as progress:
+        yield lambda case, reason: progress(failed=bool(reason))

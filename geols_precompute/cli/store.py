@@ -1,0 +1,201 @@
+"""The command geols-store: what is in a store, is it whole, does it fit this lab's data; and how it is handed on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.cli.share import export, merge, pack, pull, unpack
+from geols_precompute.errors import InputError, StoreError
+from geols_precompute.formatting import printable
+from geols_precompute.store.reader import LabelStore, Store
+from geols_precompute.store.verify import (
+    CasesBySource,
+    Status,
+    compare_source,
+    open_store,
+    strange_entries,
+    verify_case,
+)
+
+_STORE = click.argument("store", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def store() -> None:
+    """Look at, verify, finalize and share stores."""
+
+
+for command in (pack, unpack, pull, merge, export):
+    store.add_command(command)
+
+
+@store.command()
+@_STORE
+@reports_errors(extra="precompute")
+def info(store: Path, debug: bool) -> int:
+    """Print a store's digest, recipe, classes and sizes."""
+    opened = open_store(store)
+    total = sum(bytes_ for case in opened.cases for bytes_, _ in opened.metadata(case).files.values())
+    lines = {
+        "format": f"{opened.format} version {opened.geols['version']}",
+        "digest": opened.digest,
+        "recipe": opened.manifest.recipe_id,
+        "cases": f"{len(opened.cases)}, {total / 1e6:.1f} MB",
+        "classes": ", ".join(f"{label.value} {label.name}" for label in opened.classes),
+        "licence": opened.geols.get("licence", "not stated"),
+    }
+    for key, value in lines.items():
+        click.echo(printable(f"{key:<10}{value}"))
+    for key, value in sorted(_flattened(opened.recipe).items()):
+        click.echo(printable(f"  {key} = {value}"))
+    if isinstance(opened, LabelStore):
+        _print_classes(opened)
+    return EXIT_DONE
+
+
+@store.command()
+@_STORE
+@click.option("--data", type=click.Path(path_type=Path), help="Compare every case with this lab's copy of the data.")
+@reports_errors(extra="precompute")
+def verify(store: Path, data: Path | None, debug: bool) -> int:
+    """Recompute every digest of a store; with --data, compare its sources with a data folder.
+
+    Exit status: 0 all as it should be, 1 some cases are not, 2 the store cannot be opened.
+    """
+    from geols_precompute.progress import show_progress
+
+    opened = open_store(store)
+    findings = strange_entries(opened)
+    with show_progress(len(opened.cases), "verify") as progress:
+        for case in opened.cases:
+            finding = verify_case(opened, case)
+            findings += [finding] if finding else []
+            progress(failed=finding is not None)
+    for finding in findings:
+        click.echo(printable(f"damaged: {finding.case or 'store'}: {finding.problem}"), err=True)
+    click.echo(f"{len(opened.cases)} cases, {len(findings)} findings\ndigest  {opened.digest}")
+    differs = _verify_data(opened, data) if data else False
+    return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
+
+
+@store.command()
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--partial", is_flag=True, help="Leave out planned cases that are missing.")
+@reports_errors(extra="precompute")
+def finalize(stores: Sequence[Path], partial: bool, debug: bool) -> int:
+    """Write the manifests of stores whose run was cut short, or was done in parts.
+
+    A STORE may also be the output folder of geols-precompute, which stands for all stores in it.
+    """
+    from geols_precompute.atomic import writing_to
+    from geols_precompute.run import finalize as finalizing
+
+    for root in (root for path in stores for root in finalizing.stores_in(path)):
+        with writing_to(root, "STORE"):
+            count, digest = finalizing.finalize(root, partial=partial)
+        click.echo(f"store   {root}, {count} cases\ndigest  {digest}")
+    return EXIT_DONE
+
+
+@store.command()
+@_STORE
+@click.option("--data", type=click.Path(path_type=Path), help="Images and labels from here, not from volumes.zarr.")
+@click.option("--cases", metavar="ID,ID,...", help="Show these.  [default: the 30 oddest]")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Where the slider begins.")
+@click.option("--strict", is_flag=True, help="Exit status 1 if anything is worth a look.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The HTML file.")
+@reports_errors(extra="precompute")
+def report(
+    store: Path, data: Path | None, cases: str | None, alpha: float, strict: bool, out: Path, debug: bool
+) -> int:
+    """Write what to look at before training on a label store: one HTML file that needs no network.
+
+    Images and labels come from the volumes.zarr beside the store, or from your copy of the data. The file shows them:
+    share it only where the images may go.
+
+    Exit status: 0 written, 1 written and, with --strict, something is worth a look, 2 the store cannot be read.
+    """
+    from geols_precompute.progress import show_progress
+    from geols_precompute.report.cases import volumes_of
+    from geols_precompute.report.page import write_report
+
+    labels = LabelStore.open(store)
+    volumes = volumes_of(labels, data)
+    shown = list(dict.fromkeys(case.strip() for case in (cases or "").split(",") if case.strip()))
+    if not math.isfinite(alpha):
+        raise InputError(f"--alpha must be in [0, 1], got {alpha}")
+    with show_progress(len(labels.cases), "report") as progress:
+        found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=progress)
+    for flag in found.flags:
+        listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
+        click.echo(printable(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})"))
+    click.echo(f"{found.cases} cases, {found.shown} shown, {len(found.flags)} flags\nreport  {out}")
+    return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
+
+
+def _verify_data(opened: Store, data: Path) -> bool:
+    """Print how the sources of a store's cases compare with a data folder; return whether anything differs."""
+    from geols_precompute.data.layouts import discover
+    from geols_precompute.data.volumes import fingerprint, read_volume
+    from geols_precompute.progress import show_progress
+
+    modalities = opened.root.modalities
+    dataset = discover(data, modalities=modalities)
+    known = CasesBySource(opened)
+    statuses: dict[str, Status] = {}
+    found_here: set[str] = set()
+    renamed = 0
+    reasons = {problem.case_id: problem.reason for problem in dataset.problems}
+    with show_progress(len(dataset.cases), "compare") as progress:
+        for case in dataset.cases:
+            try:
+                volume = read_volume(case.images, case.label, modalities=len(modalities))
+                source = fingerprint(volume).as_json()
+                if found := known.find_all(source):
+                    statuses[case.id] = "same"
+                    found_here.update(found)
+                    renamed += case.id not in found
+                elif case.id in opened.cases:
+                    statuses[case.id] = compare_source(opened.metadata(case.id).geols["source"], source)
+                else:
+                    statuses[case.id] = "extra"
+            except (InputError, StoreError) as error:
+                statuses[case.id], reasons[case.id] = "unreadable", str(error)
+            except Exception as error:
+                # one file that no one foresaw must not end the comparison of the others
+                statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
+            progress(failed=statuses[case.id] != "same")
+    for name in set(opened.cases) - found_here:
+        statuses.setdefault(name, "unreadable" if name in reasons else "missing")
+    for name, status in sorted(statuses.items()):
+        if status != "same":
+            click.echo(printable(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else "")), err=True)
+    counts = Counter(statuses.values())
+    other_names = f" ({renamed} cases have other names in the store)" if renamed else ""
+    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + other_names)
+    return set(counts) != {"same"}
+
+
+def _flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _print_classes(opened: LabelStore) -> None:
+    """Print, per class, in how many cases it is, its seeds, and its fallbacks."""
+    for label in opened.classes[1:]:
+        seeds = [opened.metadata(case).geols["seeds"].get(str(label.value)) for case in opened.cases]
+        found = [entry for entry in seeds if entry]
+        click.echo(
+            f"class {label.value} {label.name}: in {len(found)} cases, {sum(s['count'] for s in found)} seeds, "
+            f"{sum(s['fallbacks'] for s in found)} by fallback"
+        )

@@ -1,0 +1,68 @@
+"""NIfTI: volumes written for other programs, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.errors import InputError, OutputError
+
+
+def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
+    """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
+
+    The file appears under its name when it is whole.
+
+    Raises:
+        InputError: `path` has another ending.
+        OutputError: it cannot be written.
+    """
+    if not path.name.endswith((".nii.gz", ".nii")):
+        raise InputError(f"{path}: the name of a volume ends in .nii.gz or .nii")
+    volumes = [as_image(channel, geometry) for channel in (array if array.ndim == 4 else [array])]
+    image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
+            plain = Path(folder, "image.nii")
+            sitk.WriteImage(image, str(plain))
+            # ITK says nothing of a disk that is full
+            if plain.stat().st_size < array.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            whole = _compressed(plain) if path.suffix == ".gz" else plain
+            whole.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise OutputError(
+            f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
+        ) from error
+
+
+def _compressed(plain: Path) -> Path:
+    """Write a .gz beside a file that holds neither its name nor a time."""
+    whole = plain.with_name(f"{plain.name}.gz")
+    with (
+        plain.open("rb") as source,
+        whole.open("wb") as target,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=target, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(source, packed, 2**20)
+    return whole
+
+
+def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:
+    """Return a volume [z,y,x] as a SimpleITK image with `geometry`."""
+    image = sitk.GetImageFromArray(array_ZYX)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image

@@ -1,0 +1,126 @@
+"""Maps: geodesic distances to g in [0, 1] (decay, min-max), and g to the uint8 that a store keeps.
+
+Written as loops that numba compiles, in a fixed order and with an exponential of our own, so that the same distances
+give the same bytes on every processor and with every version of the mathematics library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from geols_precompute.geodesic.jit import jit
+
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+Decay = float | Literal["mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceStatistics:
+    """Mean, smallest and largest geodesic distance of one class over a volume (and over averaged modalities)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def add_map(
+    distances_ZYX: Float32Array, decay: Decay, sum_ZYX: Float32Array, *, start: bool = False
+) -> DistanceStatistics:
+    """Add the map g of one class's distances to `sum_ZYX`, in place, and return the distances' statistics.
+
+    g = exp(-D / mean(D)), or exp(-k·D) for a number k per mm (GeoLS eq. 5), then (g - min) / (max - min), over the
+    whole volume. Where that is flat (D equal everywhere), g is 1 where D = 0 and 0 elsewhere: never NaN.
+
+    Args:
+        distances_ZYX: float32, C-contiguous, finite, not negative.
+        decay: "mean", or k.
+        sum_ZYX: float32, the same shape; it may be `distances_ZYX` itself.
+        start: whether this is the first map, so that what `sum_ZYX` holds does not count.
+    """
+    flat_distances, flat_sum = distances_ZYX.reshape(-1), sum_ZYX.reshape(-1)
+    total, low, high = _sum_low_high(flat_distances)
+    mean = total / distances_ZYX.size
+    rate = np.float32(decay if decay != "mean" else 1 / mean if mean > 0 else 0)
+    g_high, g_low = _exp_of_negative(np.float32(low), rate), _exp_of_negative(np.float32(high), rate)
+    if g_high > g_low:
+        scale = np.float32(1 / (g_high - g_low))
+        _add_decayed(flat_distances, rate, np.float32(g_low), scale, start, flat_sum)
+    else:
+        _add_seeds(flat_distances, start, flat_sum)
+    return DistanceStatistics(mean=mean, low=float(low), high=float(high))
+
+
+def quantise(sum_ZYX: Float32Array, count: int, stored_ZYX: UInt8Array) -> None:
+    """Write the mean of `count` added maps to `stored_ZYX` as round-half-even(255·g), uint8."""
+    _quantise(sum_ZYX.reshape(-1), np.float32(count), stored_ZYX.reshape(-1))
+
+
+def compile_kernels() -> None:
+    """Compile every kernel of this module into numba's cache on disk, before workers start."""
+    sums = np.zeros((1, 1, 2), np.float32)
+    add_map(np.array([[[0, 1]]], np.float32), "mean", sums)
+    add_map(np.array([[[1, 1]]], np.float32), "mean", sums)
+    quantise(sums, 1, np.empty((1, 1, 2), np.uint8))
+
+
+@jit
+def _sum_low_high(values: Float32Array) -> tuple[float, np.float32, np.float32]:
+    total, low, high = 0.0, values[0], values[0]
+    for value in values:
+        total += value
+        low = value if value < low else low
+        high = value if value > high else high
+    return total, low, high
+
+
+@jit
+def _exp_of_negative(distance: np.float32, rate: np.float32) -> np.float32:
+    """exp(-distance·rate) to 1.2e-7 relative, by additions and multiplications only.
+
+    exp(x) = 2^n·exp(r) with n = round(x / ln 2); exp(r) by the degree-6 polynomial of the Cephes library's expf, ln 2
+    split in two so that r is exact enough, and 2^n put together as bits.
+    """
+    x = -distance * rate
+    x = x if x > np.float32(-87) else np.float32(-87)
+    n = np.rint(x * np.float32(1.44269504))
+    r = (x - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    exp_r = p * (r * r) + r + np.float32(1)
+    power_of_two = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return exp_r * power_of_two
+
+
+@jit
+def _add_decayed(
+    distances: Float32Array, rate: np.float32, g_low: np.float32, scale: np.float32, start: bool, total: Float32Array
+) -> None:
+    one, zero = np.float32(1), np.float32(0)
+    for i in range(distances.size):
+        g = (_exp_of_negative(distances[i], rate) - g_low) * scale
+        # rounding may leave [0, 1] by a bit
+        g = g if g < one else one
+        g = g if g > zero else zero
+        total[i] = g if start else total[i] + g
+
+
+@jit
+def _add_seeds(distances: Float32Array, start: bool, total: Float32Array) -> None:
+    for i in range(distances.size):
+        g = np.float32(distances[i] == 0)
+        total[i] = g if start else total[i] + g
+
+
+@jit
+def _quantise(total: Float32Array, count: np.float32, stored: UInt8Array) -> None:
+    for i in range(total.size):
+        stored[i] = np.uint8(np.rint(total[i] / count * np.float32(255)))

@@ -1,0 +1,131 @@
+"""Seeds: the voxels of a class that its geodesic distance is measured from (five strategies and a fallback)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from geols_precompute.maps.skeleton import skeleton
+
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+
+_26_NEIGHBOURS = np.ones((3, 3, 3), bool)
+_6_NEIGHBOURS = ndimage.generate_binary_structure(3, 1)  # with the voxel itself, the ball of radius 1
+
+
+def class_seeds(
+    class_ZYX: BoolArray,
+    strategy: str,
+    spacing: Sequence[float],
+    *,
+    fallback: bool = True,
+    ignore_ZYX: BoolArray | None = None,
+    random_key: str = "",
+) -> tuple[BoolArray, int]:
+    """Return the seed mask [z,y,x] of one class and how many of its seeds are fallbacks.
+
+    The fallback gives a seed to every 26-connected component that skeleton or erosion left without one, and to a
+    class that any other strategy left without one: scikit-image's skeleton of a cube of even side, for instance,
+    is empty.
+
+    Args:
+        class_ZYX: the voxels of the class; at least one.
+        strategy: skeleton, erosion, centroid, boundary, or random-K (K distinct voxels).
+        spacing: (z,y,x) in mm.
+        fallback: whether to use the fallback.
+        ignore_ZYX: voxels with the ignore label, which are no other class for `boundary`.
+        random_key: what random-K draws from; equal keys give equal voxels.
+
+    Example:
+        >>> cube = np.zeros((6, 6, 6), bool); cube[1:5, 1:5, 1:5] = True
+        >>> class_seeds(cube, "skeleton", (1, 1, 1))[1]
+        1
+    """
+    box = bounding_box(class_ZYX)
+    inside = class_ZYX[box]
+    if strategy == "skeleton":
+        seeds = skeleton(inside)
+    elif strategy == "erosion":
+        seeds = _erosion(class_ZYX)[box]
+    elif strategy == "boundary":
+        seeds = _boundary(class_ZYX, ignore_ZYX)[box]
+    elif strategy == "centroid":
+        seeds = _centroid(inside, spacing)
+    else:
+        seeds = _random(inside, int(strategy.removeprefix("random-")), random_key)
+    fallbacks = 0
+    if fallback and (strategy in ("skeleton", "erosion") or not seeds.any()):
+        fallbacks = _add_fallbacks(seeds, inside, spacing)
+    mask = np.zeros_like(class_ZYX)
+    mask[box] = seeds
+    return mask, fallbacks
+
+
+def bounding_box(mask_ZYX: BoolArray) -> Box:
+    """Return the smallest box of slices that holds every True voxel of a mask with at least one."""
+    return ndimage.find_objects(mask_ZYX.view(np.uint8))[0]
+
+
+def _erosion(class_ZYX: BoolArray) -> BoolArray:
+    """Erosion by a ball of radius 1; beyond the volume counts as inside the class, as in scikit-image."""
+    return ndimage.binary_erosion(class_ZYX, _6_NEIGHBOURS, border_value=1)
+
+
+def _boundary(class_ZYX: BoolArray, ignore_ZYX: BoolArray | None) -> BoolArray:
+    """Voxels with a 6-neighbour of another class; beyond the volume, and ignored voxels, are no class."""
+    same = class_ZYX if ignore_ZYX is None else class_ZYX | ignore_ZYX
+    return class_ZYX & ~_erosion(same)
+
+
+def _centroid(inside: BoolArray, spacing: Sequence[float]) -> BoolArray:
+    """The voxel nearest (mm) to the class's centroid, the lowest index in C order on ties."""
+    voxels = np.argwhere(inside) * np.asarray(spacing, float)
+    squared_mm = ((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1)
+    # distances that differ by rounding only are ties
+    nearest = np.flatnonzero(squared_mm <= squared_mm.min() * (1 + 1e-9) + 1e-12)[0]
+    return _only(inside, np.flatnonzero(inside)[nearest : nearest + 1])
+
+
+def _random(inside: BoolArray, count: int, key: str) -> BoolArray:
+    """`count` distinct voxels, or all if there are fewer.
+
+    The voxels with the smallest raw PCG64 numbers are taken: NumPy promises the bit stream of a generator, not what
+    `choice` makes of it.
+    """
+    voxels = np.flatnonzero(inside)
+    numbers = np.random.PCG64(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")).random_raw(voxels.size)
+    return _only(inside, voxels[np.argsort(numbers, kind="stable")[:count]])
+
+
+def _only(inside: BoolArray, flat_indices: npt.NDArray[np.intp]) -> BoolArray:
+    seeds = np.zeros_like(inside)
+    seeds.reshape(-1)[flat_indices] = True
+    return seeds
+
+
+def _add_fallbacks(seeds: BoolArray, inside: BoolArray, spacing: Sequence[float]) -> int:
+    """Seed, in place, the deepest voxel of every component without a seed; return how many there were."""
+    fallbacks = 0
+    for box, component in _components(inside):
+        if not seeds[box][component].any():
+            seeds[box][np.unravel_index(_deepest(component, spacing), component.shape)] = True
+            fallbacks += 1
+    return fallbacks
+
+
+def _components(inside: BoolArray) -> Iterator[tuple[Box, BoolArray]]:
+    """Yield (box, mask within it) of each 26-connected component."""
+    labels, _ = ndimage.label(inside, _26_NEIGHBOURS)
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        yield box, labels[box] == number
+
+
+def _deepest(component: BoolArray, spacing: Sequence[float]) -> int:
+    """Flat index of the voxel farthest (mm) from the component's border, which beyond the volume is outside."""
+    depth = ndimage.distance_transform_edt(np.pad(component, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    return int(np.argmax(depth))

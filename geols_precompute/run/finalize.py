@@ -1,0 +1,59 @@
+"""Finalize: the manifests of stores that several runs, or parts of one, have filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from geols_precompute.atomic import remove_abandoned
+from geols_precompute.errors import StoreError
+from geols_precompute.run import state as runlog
+from geols_precompute.store.layout import METADATA, VOLUMES
+from geols_precompute.store.writer import whole_cases, write_manifest
+
+
+def stores_in(path: Path) -> list[Path]:
+    """Return `path` if it is a store, or the stores in the output folder `path`.
+
+    Raises:
+        StoreError: it is neither.
+    """
+    if (path / METADATA).exists():
+        return [path]
+    if stores := sorted(folder for folder in path.glob("*.zarr") if (folder / METADATA).exists()):
+        return stores
+    raise StoreError(f"{path}: no store, and none in it; name the output folder of geols-precompute, or a store")
+
+
+def finalize(root: Path, *, partial: bool) -> tuple[int, str]:
+    """Write the manifest over the committed cases of a store; (their number, its digest).
+
+    Left out are cases that failed when they were tried last, as what is there of them may not fit their files any more,
+    and maps made from other files than the volume beside them.
+
+    Raises:
+        StoreError: the store is damaged, or planned cases are missing and `partial` is false.
+        OSError: it cannot be written.
+    """
+    beside = root.parent / VOLUMES
+    failures = runlog.known_failures(root.parent, None if root == beside else root.stem)
+    sources = {case: geols["source"] for case, geols in whole_cases(root)}
+    if root != beside and beside.is_dir():
+        for case, geols in whole_cases(beside):
+            if case in sources and sources[case] != geols["source"]:
+                failures.setdefault(case, "its maps were made from other files than its volume")
+    committed = set(sources) - set(failures)
+    missing = sorted(set(runlog.planned_cases(root.parent)) - committed)
+    if missing and not partial:
+        raise StoreError(f"{root}: {describe_missing(missing, failures)}")
+    remove_abandoned(root)
+    return len(committed), write_manifest(root, leave_out=failures)
+
+
+def describe_missing(missing: Sequence[str], failures: Mapping[str, str]) -> str:
+    """Return how many cases are missing, the first with its reason, and what to do."""
+    reason = f" ({failures[missing[0]]})" if missing[0] in failures else ""
+    return (
+        f"{len(missing)} planned cases are missing, the first is {missing[0]}{reason}; run geols-precompute again, or "
+        "the part that did not end, to compute them, or give --partial to leave them out"
+    )

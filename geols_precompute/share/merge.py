@@ -1,0 +1,89 @@
+"""Merge: label stores of one recipe and class table united, for instance the parts that several labs computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geols_precompute.digests import canonical_json
+from geols_precompute.errors import StoreError
+from geols_precompute.recipe.parameters import recipe_differences
+from geols_precompute.share.copy import OnCase, Received, create_like, receive
+from geols_precompute.store import guards
+from geols_precompute.store.layout import group_metadata
+from geols_precompute.store.reader import LabelStore
+
+
+def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> Received:
+    """Copy the cases of all stores into the one at `root`; a case that several have is copied once.
+
+    The manifest is not written.
+
+    Raises:
+        StoreError: recipes or class tables differ, or two stores have unequal cases of one name; nothing is written.
+        OSError: `root` cannot be written.
+    """
+    require_one_recipe(stores)
+    holders = unequal_free(stores)
+    create_like(root, united_root(stores))
+    received = []
+    for store in stores:
+        received.append(receive(store, root, [case for case in store.cases if holders[case] is store], on_case))
+    return Received(
+        copied=sum(r.copied for r in received),
+        found=sum(r.found for r in received),
+        failures={case: reason for r in received for case, reason in r.failures.items()},
+    )
+
+
+def require_one_recipe(stores: Sequence[LabelStore]) -> None:
+    """Refuse stores whose recipes or class tables differ.
+
+    Raises:
+        StoreError: naming the parameters.
+    """
+    first = stores[0]
+    for store in stores[1:]:
+        one, other = ({key: s.geols[key] for key in ("recipe", "classes")} for s in (first, store))
+        if found := recipe_differences(one, other):
+            raise StoreError(
+                f"{store.files.location} and {first.files.location} were made with other parameters "
+                f"({'; '.join(found)}); only stores of one recipe and class table can be united"
+            )
+
+
+def unequal_free(stores: Sequence[LabelStore]) -> dict[str, LabelStore]:
+    """Return which store each case is taken from: the first that has it.
+
+    Raises:
+        StoreError: two stores have unequal cases of one name, letter case aside.
+    """
+    holders: dict[str, LabelStore] = {}
+    seen: dict[str, str] = {}
+    problems = []
+    for store in stores:
+        for case in store.cases:
+            known = seen.setdefault(case.lower(), case)
+            holder = holders.setdefault(known, store)
+            if known != case or holder.manifest.cases[known] != store.manifest.cases[case]:
+                problems.append(f"{case} ({holder.files.location}/{known} and {store.files.location}/{case})")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise StoreError(
+            f"unequal cases have one name: {', '.join(problems[:5])}{more}; pull or unpack one of the stores without "
+            "them (--cases), or rename them"
+        )
+    return holders
+
+
+def united_root(stores: Sequence[LabelStore]) -> bytes:
+    """Return the root zarr.json of the union: the stores' own, with the licences and citations of all."""
+    if len({store.root_content for store in stores}) == 1:
+        return stores[0].root_content
+    geols: dict[str, Any] = json.loads(canonical_json(dict(stores[0].geols)))
+    for key in guards.TERMS:
+        texts = {store.geols.get(key, "") for store in stores} - {""}
+        geols |= {key: "; ".join(sorted(texts))} if texts else {}
+    return canonical_json(group_metadata({"geols": geols}))
