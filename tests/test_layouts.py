@@ -228,10 +228,14 @@ def test_some_equal_names_are_no_renaming(nnunet):
 @pytest.mark.parametrize(
     "change",
     [
-        {"dataset": {"c": {"images": [], "label": "x"}}}, {"dataset": {"c": 5}}, {"dataset": {"c": {"images": ["x"]}}},
-        {"labels": {"background": 0, "a": 1.5}}, {"labels": {"background": 0, "a": 1, "b": 1}}, {"training": 5},
+        {"dataset": {"c": {"images": [], "label": "x"}}},
+        {"dataset": {"c": 5}},
+        {"dataset": {"c": {"images": ["x"]}}},
+        {"labels": {"background": 0, "a": 1.5}},
+        {"labels": {"background": 0, "a": 1, "b": 1}},
+        {"training": 5},
     ],
-)  # fmt: skip
+)
 def test_malformed_entries_of_dataset_json_are_one_line(tmp_path, change):
     with pytest.raises(InputError, match=r"dataset\.json|no folder imagesTr"):
         discover(describe(tmp_path, **change))

@@ -1,4 +1,4 @@
-"""A data folder as cases: what a case is, which ids are allowed, how file names are read."""
+"""The cases of a data folder: what a case is, which ids are allowed, how file names are read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STORE_FILES = ("zarr.json", "manifest.json")
-
 #: Image files by their ending; the data halves of two-file formats (.img, .raw) are found through their headers.
-IMAGE_ENDINGS = (
-    ".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".gipl.gz", ".gipl", ".mnc", ".mgh", ".mgz",
-    ".vtk", ".tiff", ".tif", ".dcm",
-)  # fmt: skip
+_IMAGE_ENDING = re.compile(
+    r"\.(nii(\.gz)?|hdr|mha|mhd|nrrd|nhdr|gipl(\.gz)?|mnc|mgh|mgz|vtk|tiff?|dcm)\Z", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ class CaseList:
 
     def refuse(self, case_id: str, reason: str) -> None:
         """Add a problem."""
-        self.problems.append(Problem(case_id=_printable(case_id), reason=_printable(reason)))
+        self.problems.append(Problem(case_id=_escaped(case_id), reason=_escaped(reason)))
 
     def checked(self) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
         """Return (cases, problems) sorted by id; bad ids, and ids equal but for case, become problems."""
@@ -124,7 +122,7 @@ def is_case_id(name: str) -> bool:
 
 def is_image(path: Path) -> bool:
     """Whether `path` looks like an image file that SimpleITK reads, by its name."""
-    return not path.name.startswith(".") and path.name.lower().endswith(IMAGE_ENDINGS) and path.is_file()
+    return not path.name.startswith(".") and bool(_IMAGE_ENDING.search(path.name)) and path.is_file()
 
 
 def images_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -138,10 +136,8 @@ def images_below(folder: Path, depth: int) -> Iterator[Path]:
 
 def stem(path: Path) -> str:
     """Return the file name without its image ending: `a.nii.gz` gives `a`."""
-    for ending in IMAGE_ENDINGS:
-        if path.name.lower().endswith(ending):
-            return path.name[: -len(ending)]
-    return path.stem
+    short = _IMAGE_ENDING.sub("", path.name)
+    return path.stem if short == path.name else short
 
 
 def _is_utf8(text: str) -> bool:
@@ -152,5 +148,6 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _printable(text: str) -> str:
+def _escaped(text: str) -> str:
+    """Return a text that can be written as UTF-8, whatever bytes a file name has."""
     return text.encode("utf-8", "backslashreplace").decode()

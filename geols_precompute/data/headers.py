@@ -1,4 +1,4 @@
-"""Headers: what the files of a case say of themselves, without reading a voxel."""
+"""What the files of a case say of themselves, without reading a voxel."""
 
 from __future__ import annotations
 

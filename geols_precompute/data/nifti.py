@@ -1,4 +1,4 @@
-"""NIfTI: volumes written for other programs, whole or not at all."""
+"""Volumes written for other programs, as NIfTI files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import errno
 import gzip
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
+from geols_precompute.atomic import new_folder
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.errors import InputError, OutputError
 
 
-def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None:
+def write_image(array: NDArray[Any], geometry: Geometry, path: Path) -> None:
     """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
 
     The file appears under its name when it is whole.
@@ -32,8 +32,8 @@ def write_image(array: npt.NDArray[Any], geometry: Geometry, path: Path) -> None
     image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder:
-            plain = Path(folder, "image.nii")
+        with new_folder(path.parent) as folder:
+            plain = folder / "image.nii"
             sitk.WriteImage(image, str(plain))
             # ITK says nothing of a disk that is full
             if plain.stat().st_size < array.nbytes:
@@ -59,7 +59,7 @@ def _compressed(plain: Path) -> Path:
     return whole
 
 
-def as_image(array_ZYX: npt.NDArray[Any], geometry: Geometry) -> sitk.Image:
+def as_image(array_ZYX: NDArray[Any], geometry: Geometry) -> sitk.Image:
     """Return a volume [z,y,x] as a SimpleITK image with `geometry`."""
     image = sitk.GetImageFromArray(array_ZYX)
     image.SetSpacing(geometry.spacing)

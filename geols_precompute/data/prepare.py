@@ -1,30 +1,90 @@
-"""Preparation: from source voxels to the volume that maps are computed on (resample, clip, class indices)."""
+"""From the files of a case to the volume that maps are computed on: read, resample, clip, class indices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
+from geols_precompute.arrays import Float32Array, Int16Array, UInt8Array
+from geols_precompute.data.cases import Case
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.volumes import Int32Array, Volume
+from geols_precompute.data.volumes import Volume, fingerprint, read_volume
 from geols_precompute.errors import InputError
+from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
+from geols_precompute.recipe.parameters import Preprocessing
 
-IGNORE_INDEX = 255
-
-UInt8Array = npt.NDArray[np.uint8]
+_INT16_LOW, _INT16_HIGH = -(2**15), 2**15 - 1
 
 
-def prepare(volume: Volume, *, spacing: tuple[float, float, float] | None, clip: tuple[float, float] | None) -> Volume:
-    """Resample to `spacing` (z,y,x in mm), then clip each modality to two percentiles over all its voxels."""
-    if spacing is not None:
-        volume = _resample(volume, spacing)
-    if clip is not None:
-        limits = [np.percentile(modality, clip) for modality in volume.image]
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
+    """A labelled case in memory, ready for maps.
+
+    Attributes:
+        image: intensities [modality,z,y,x] float32, finite.
+        label: class indices [z,y,x] uint8, 255 where ignored.
+        geometry: of both.
+        source_geometry: of the files.
+        source: digests of the files' voxels and geometry, as a store's metadata keeps them.
+        notes: what had to be mended to read the files.
+    """
+
+    image: Float32Array
+    label: UInt8Array
+    geometry: Geometry
+    source_geometry: Geometry
+    source: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def read_source(case: Case, *, modalities: int) -> tuple[Volume, dict[str, Any]]:
+    """Read the files of a labelled case; (their volume, its digests as a store's metadata keeps them).
+
+    What is to be done with the case depends on the digests; `prepare_source` goes on from here.
+
+    Raises:
+        InputError: a file cannot be used, or does not fit the others; see `read_volume`.
+    """
+    volume = read_volume(case.images, case.label, modalities=modalities)
+    return volume, fingerprint(volume)
+
+
+def prepare_source(
+    case: Case, volume: Volume, source: dict[str, Any], preprocessing: Preprocessing, classes: ClassTable
+) -> PreparedCase:
+    """Prepare what `read_source` has read.
+
+    Raises:
+        InputError: a label value has no class, or no voxel has a foreground class; the message names the file.
+    """
+    prepared = prepare(volume, preprocessing)
+    assert prepared.label is not None
+    try:
+        label_ZYX = classes.indices(prepared.label)
+    except InputError as error:
+        raise InputError(f"{case.label}: {error}") from error
+    if not ((label_ZYX > 0) & (label_ZYX != IGNORE_INDEX)).any():
+        raise InputError(f"{case.label}: the label map has no voxel of a foreground class; leave this case out")
+    return PreparedCase(
+        image=prepared.image,
+        label=label_ZYX,
+        geometry=prepared.geometry,
+        source_geometry=volume.geometry,
+        source=source,
+        notes=volume.notes,
+    )
+
+
+def prepare(volume: Volume, preprocessing: Preprocessing) -> Volume:
+    """Resample, then clip each modality to two percentiles over all its voxels, where the preprocessing asks for it."""
+    if preprocessing.spacing is not None:
+        volume = _resample(volume, preprocessing.spacing)
+    if preprocessing.clip is not None:
+        limits = [np.percentile(modality, preprocessing.clip) for modality in volume.image]
         clipped = [np.clip(m, *low_high.astype(np.float32)) for m, low_high in zip(volume.image, limits, strict=True)]
         volume = replace(volume, image=np.stack(clipped))
     return volume
@@ -39,28 +99,39 @@ def prepared_size(geometry: Geometry, spacing_zyx: tuple[float, float, float] | 
     return x, y, z
 
 
-def class_indices(label_ZYX: Int32Array, values: Sequence[int], *, ignore: int | None = None) -> UInt8Array:
-    """Return the label map as class indices: the place of each voxel's value in `values`; `ignore` becomes 255.
+def to_int16(image_MZYX: Float32Array) -> tuple[Int16Array, list[float], list[float]]:
+    """Return (stored int16 [modality,z,y,x], scales, offsets): intensity = stored · scale + offset, per modality.
 
-    Raises:
-        InputError: a voxel has a value that is neither in `values` nor `ignore`, or no voxel has a foreground class.
+    Whole numbers whose range fits 16 bits are kept exactly; other intensities to 1/131070 of their range.
     """
-    indices = np.zeros(label_ZYX.shape, np.uint8)
-    known = np.zeros(label_ZYX.shape, bool)
-    for value, index in [*((v, i) for i, v in enumerate(values)), *([(ignore, IGNORE_INDEX)] if ignore else [])]:
-        mask = label_ZYX == value
-        indices[mask] = index
-        known |= mask
-    if not known.all():
-        strange, counts = np.unique(label_ZYX[~known], return_counts=True)
-        listed = ", ".join(f"{v} ({n} voxels)" for v, n in zip(strange[:5], counts[:5], strict=True))
-        raise InputError(
-            f"label values without a class: {listed}; named are {', '.join(map(str, values))}. "
-            "Name every value with --classes, a recipe or dataset.json"
-        )
-    if not ((indices > 0) & (indices != IGNORE_INDEX)).any():
-        raise InputError("the label map has no voxel of a foreground class; leave this case out")
-    return indices
+    stored = np.empty(image_MZYX.shape, np.int16)
+    scales, offsets = [], []
+    for source, target in zip(image_MZYX, stored, strict=True):
+        scale, offset = _write_int16(source, target)
+        scales.append(scale)
+        offsets.append(offset)
+    return stored, scales, offsets
+
+
+def _write_int16(source: Float32Array, target: Int16Array) -> tuple[float, float]:
+    """Write one modality [z,y,x] to `target` and return its scale and offset."""
+    low, high = float(source.min()), float(source.max())
+    if low >= _INT16_LOW and high <= _INT16_HIGH:
+        np.copyto(target, source, casting="unsafe")
+        if np.array_equal(target, source):
+            return 1.0, 0.0
+    if low == high:
+        target[...] = 0
+        return 1.0, low
+    if high - low <= _INT16_HIGH - _INT16_LOW and np.array_equal(np.rint(source), source):
+        scale, offset = 1.0, low - _INT16_LOW
+    else:
+        scale = (high - low) / (_INT16_HIGH - _INT16_LOW)
+        offset = low - _INT16_LOW * scale
+    np.copyto(
+        target, np.clip(np.rint((source - np.float64(offset)) / scale), _INT16_LOW, _INT16_HIGH), casting="unsafe"
+    )
+    return scale, offset
 
 
 def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume:
@@ -69,7 +140,7 @@ def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume
     spacing = (spacing_zyx[2], spacing_zyx[1], spacing_zyx[0])
     new = replace(old, size=prepared_size(old, spacing_zyx), spacing=spacing)
 
-    def resample(array: npt.NDArray[Any], interpolator: int) -> npt.NDArray[Any]:
+    def resample(array: NDArray[Any], interpolator: int) -> NDArray[Any]:
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(old.spacing)
         resampler = sitk.ResampleImageFilter()
@@ -83,39 +154,3 @@ def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume
     image = np.stack([resample(modality, sitk.sitkLinear) for modality in volume.image])
     label = None if volume.label is None else resample(volume.label, sitk.sitkNearestNeighbor)
     return replace(volume, image=image, label=label, geometry=new)
-
-
-_LOW, _HIGH = -(2**15), 2**15 - 1
-
-
-def to_int16(image_MZYX: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int16], list[float], list[float]]:
-    """Return (stored int16 [modality,z,y,x], scales, offsets).
-
-    Whole numbers whose range fits 16 bits are kept exactly; other intensities to 1/131070 of their range.
-    """
-    stored = np.empty(image_MZYX.shape, np.int16)
-    scales, offsets = [], []
-    for source, target in zip(image_MZYX, stored, strict=True):
-        scale, offset = _fill(source, target)
-        scales.append(scale)
-        offsets.append(offset)
-    return stored, scales, offsets
-
-
-def _fill(source: npt.NDArray[np.float32], target: npt.NDArray[np.int16]) -> tuple[float, float]:
-    """Write one modality [z,y,x] to `target` and return its scale and offset."""
-    low, high = float(source.min()), float(source.max())
-    if low >= _LOW and high <= _HIGH:
-        np.copyto(target, source, casting="unsafe")
-        if np.array_equal(target, source):
-            return 1.0, 0.0
-    if low == high:
-        target[...] = 0
-        return 1.0, low
-    if high - low <= _HIGH - _LOW and np.array_equal(np.rint(source), source):
-        scale, offset = 1.0, low - _LOW
-    else:
-        scale = (high - low) / (_HIGH - _LOW)
-        offset = low - _LOW * scale
-    np.copyto(target, np.clip(np.rint((source - np.float64(offset)) / scale), _LOW, _HIGH), casting="unsafe")
-    return scale, offset

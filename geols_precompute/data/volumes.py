@@ -1,4 +1,4 @@
-"""Volumes: SimpleITK in and out, with the checks that a damaged or mismatched file must not pass, and fingerprints."""
+"""Image files to volumes by SimpleITK, with the checks that SimpleITK lacks, and fingerprints of what they hold."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
+from geols_precompute.arrays import Float32Array, Int32Array
 from geols_precompute.data.geometry import Geometry, three_floats
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
@@ -30,9 +31,6 @@ _UNCHECKED_FORMATS = {".nii": 0, ".img": 0, ".gipl": 256, ".vtk": 0}
 #: The NIfTI header's codes of floating-point types.
 _NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 
-Float32Array = npt.NDArray[np.float32]
-Int32Array = npt.NDArray[np.int32]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
@@ -45,23 +43,6 @@ class Volume:
     label: Int32Array | None
     geometry: Geometry
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """SHA-256 of the source voxels and geometry: it recognises a case whatever its file names and format."""
-
-    image_sha256: tuple[str, ...]
-    label_sha256: str
-    geometry_sha256: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the document that a store keeps as a case's source."""
-        return {
-            "image_sha256": list(self.image_sha256),
-            "label_sha256": self.label_sha256,
-            "geometry_sha256": self.geometry_sha256,
-        }
 
 
 def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) -> Volume:
@@ -91,7 +72,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     return Volume(image=image, label=label_ZYX, geometry=geometry, notes=tuple(notes))
 
 
-def read_image(path: Path) -> tuple[npt.NDArray[Any], Geometry, str]:
+def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
     """Return (array [channel,z,y,x], geometry, note); the note says what was mended, or is empty.
 
     Raises:
@@ -139,14 +120,18 @@ def geometry_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometr
     return geometry
 
 
-def fingerprint(volume: Volume) -> Fingerprint:
-    """Return the digests of the source voxels: image as little-endian float32, label as int32, C order z,y,x."""
+def fingerprint(volume: Volume) -> dict[str, Any]:
+    """Return the digests by which a case is recognised whatever its file names and format.
+
+    They are over the source voxels, image as little-endian float32, label as int32, C order z,y,x, and over the
+    geometry: {image_sha256: [per modality], label_sha256, geometry_sha256}, as a store's metadata keeps them.
+    """
     assert volume.label is not None
-    return Fingerprint(
-        image_sha256=tuple(hashlib.sha256(np.ascontiguousarray(m, "<f4").data).hexdigest() for m in volume.image),
-        label_sha256=hashlib.sha256(np.ascontiguousarray(volume.label, "<i4").data).hexdigest(),
-        geometry_sha256=sha256_hex(canonical_json(volume.geometry.as_json())),
-    )
+    return {
+        "image_sha256": [hashlib.sha256(np.ascontiguousarray(m, "<f4").data).hexdigest() for m in volume.image],
+        "label_sha256": hashlib.sha256(np.ascontiguousarray(volume.label, "<i4").data).hexdigest(),
+        "geometry_sha256": sha256_hex(canonical_json(volume.geometry.as_json())),
+    }
 
 
 def require_modalities(first: Path, found: int, expected: int) -> None:
@@ -237,7 +222,7 @@ def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _require_finite(channel: npt.NDArray[Any], path: Path) -> None:
+def _require_finite(channel: NDArray[Any], path: Path) -> None:
     if channel.dtype.kind in "iu":
         return
     with np.errstate(over="ignore"):
@@ -250,7 +235,7 @@ def _require_finite(channel: npt.NDArray[Any], path: Path) -> None:
         )
 
 
-def _whole_numbers(array: npt.NDArray[Any], path: Path) -> Int32Array:
+def _whole_numbers(array: NDArray[Any], path: Path) -> Int32Array:
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high) and low >= -(2**31) and high < 2**31):
         raise InputError(f"{path}: label values from {low} to {high}; they must be whole numbers that fit 32 bits")

@@ -1,15 +1,24 @@
-"""Inputs: the images to predict, grouped to cases by their names in any layout that geols-precompute knows."""
+"""Images to predict, grouped to cases by their names in any layout; labels beside them are left alone."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from geols_precompute.data.cases import Case, CaseList, Problem, images_below, stem
-from geols_precompute.data.layouts import BRATS_MODALITIES, channel_names
-from geols_precompute.data.layouts.table import csv_rows
+from geols_precompute.data.layouts.modalities import (
+    BRATS_ENDINGS,
+    BRATS_MODALITIES,
+    are_renamed,
+    index_of,
+    split_ending,
+)
+from geols_precompute.data.layouts.nnunet import channel_names
+from geols_precompute.data.layouts.table import MANIFEST, csv_rows, listed_cases
 from geols_precompute.errors import InputError
 
 #: Folders of a data set that hold its images, the ones to predict first.
@@ -33,16 +42,16 @@ def find_images(
     """
     if not root.exists():
         raise InputError(f"{root} does not exist; name an image or a folder of images")
-    manifest = root / "cases.csv" if root.is_dir() else root
+    manifest = root / MANIFEST if root.is_dir() else root
     if manifest.suffix == ".csv" and manifest.is_file():
-        return _manifest(manifest, modalities).checked()
+        return _manifest_cases(manifest, modalities).checked()
     folder = next((root / name for name in IMAGE_FOLDERS if _holds_image(root / name)), root)
-    naming = Naming(modalities=modalities, channels=_channels(folder, modalities))
+    names = FileNames.of(modalities, _channels(folder, modalities))
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
     for path in [root] if root.is_file() else images_below(folder, DEPTH):
         if leave_out is not None and leave_out.absolute() in path.absolute().parents:
             continue
-        if part := naming.read(stem(path)):
+        if part := names.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
     if not groups:
@@ -54,43 +63,47 @@ def find_images(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Naming:
-    """How file names tell cases and modalities.
+class FileNames:
+    """How file names tell cases and modalities; a modality is given by its place in what the network takes.
 
     Attributes:
-        modalities: what the network takes.
-        channels: what the numbers of nnU-Net's CASE_0000, CASE_0001, ... stand for.
+        channels: the modality of each number of nnU-Net's CASE_0000, CASE_0001, ...; None if it is not taken.
+        endings: the modality of each ending, `flair` in CASE_flair; None if it is not taken.
     """
 
-    modalities: tuple[str, ...]
-    channels: tuple[str, ...]
+    channels: Sequence[int | None]
+    endings: Mapping[str, int | None]
+
+    @classmethod
+    def of(cls, modalities: Sequence[str], channels: Sequence[str]) -> Self:
+        """Return the names of a network's modalities, and of those of BraTS if it takes one of them.
+
+        Args:
+            modalities: what the network takes.
+            channels: what the channel numbers stand for.
+        """
+        endings = {name.lower(): name for name in modalities}
+        if not endings.keys().isdisjoint(BRATS_MODALITIES):
+            endings = BRATS_ENDINGS | endings
+        return cls(
+            channels=[index_of(name, modalities) for name in channels],
+            endings={ending: index_of(name, modalities) for ending, name in endings.items()},
+        )
 
     def read(self, name: str) -> tuple[str, int | None] | None:
-        """Return (case id, modality index), (case id, None) for a file of its own, or None for what is no input."""
-        if match := re.fullmatch(r"(.+)_(\d{4})", name):
-            number = int(match[2])
-            if number < len(self.channels):
-                return self._known(match[1], self.channels[number])
-        if match := re.fullmatch(r"(.+)[_-]([^_-]+)", name):
-            case_id, suffix = match[1], match[2].lower()
-            if suffix == "seg":
-                return None
-            if suffix == "img":
-                return case_id, None
-            if suffix in self._suffixes:
-                return self._known(case_id, self._suffixes[suffix])
+        """Return (case id, modality), (case id, None) for a file of its own, or None for what is no input."""
+        if (match := re.fullmatch(r"(.+)_(\d{4})", name)) and int(match[2]) < len(self.channels):
+            modality = self.channels[int(match[2])]
+            return None if modality is None else (match[1], modality)
+        case_id, ending = split_ending(name) or (name, "")
+        if ending == "seg":
+            return None
+        if ending == "img":
+            return case_id, None
+        if ending in self.endings:
+            modality = self.endings[ending]
+            return None if modality is None else (case_id, modality)
         return name, None
-
-    @property
-    def _suffixes(self) -> dict[str, str]:
-        """File name suffix to modality: a modality's own name, and both schemes of BraTS if the network knows one."""
-        lower = {name.lower() for name in self.modalities}
-        brats = {s: name for name, suffixes in BRATS_MODALITIES.items() for s in suffixes}
-        return ({} if lower.isdisjoint(BRATS_MODALITIES) else brats) | {name: name for name in lower}
-
-    def _known(self, case_id: str, modality: str) -> tuple[str, int] | None:
-        lower = [name.lower() for name in self.modalities]
-        return (case_id, lower.index(modality.lower())) if modality.lower() in lower else None
 
 
 def _holds_image(folder: Path) -> bool:
@@ -111,37 +124,28 @@ def _add(found: CaseList, case_id: str, parts: list[tuple[int | None, Path]], mo
         found.add(case_id, [files[index] for index in range(len(modalities))], None)
 
 
-def _channels(folder: Path, modalities: tuple[str, ...]) -> tuple[str, ...]:
+def _channels(folder: Path, modalities: tuple[str, ...]) -> Sequence[str]:
     """Return what channel numbers stand for: by the names of a dataset.json, else in the order of the modalities.
 
-    A run may have renamed the channels: as many modalities, none of a channel's name, mean the same order.
+    A run may have renamed the channels.
     """
-    channels = _channel_names(folder)
-    if channels is None:
-        return modalities
-    renamed = {name.lower() for name in channels}.isdisjoint(name.lower() for name in modalities)
-    return modalities if renamed and len(channels) == len(modalities) else channels
+    channels = _described_channels(folder)
+    return modalities if channels is None or are_renamed(channels, modalities) else channels
 
 
-def _channel_names(folder: Path) -> tuple[str, ...] | None:
+def _described_channels(folder: Path) -> list[str] | None:
     """Return the channels that a dataset.json in or above the folder names, in the order of their numbers."""
     for path in (folder / "dataset.json", folder.parent / "dataset.json"):
         if path.is_file():
             try:
-                return tuple(channel_names(json.loads(path.read_text())))
+                return channel_names(json.loads(path.read_text()))
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path}: not a valid data set description: {error}") from error
     return None
 
 
-def _manifest(path: Path, modalities: tuple[str, ...]) -> CaseList:
+def _manifest_cases(path: Path, modalities: tuple[str, ...]) -> CaseList:
     rows = csv_rows(path)
     if not rows or not {"case", *modalities} <= set(rows[0]):
         raise InputError(f"{path}: needs rows with the columns case, {', '.join(modalities)}")
-    found = CaseList()
-    for row in rows:
-        if empty := [name for name in ("case", *modalities) if not row[name]]:
-            found.refuse(row["case"] or "?", f"{path}: case {row['case']!r} has nothing in column {empty[0]}")
-        else:
-            found.add(row["case"], [path.parent / row[name] for name in modalities], None)
-    return found
+    return listed_cases(path, rows, modalities, labelled=False)

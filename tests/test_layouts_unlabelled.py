@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.errors import InputError
-from geols_train.inputs import find_images
 
 BRATS = ("flair", "t1", "t1ce", "t2")
 
