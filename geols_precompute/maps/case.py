@@ -1,4 +1,4 @@
-"""Compute: a prepared case in memory to its maps: seeds, geodesic distances, decay, modalities, quantisation."""
+"""A prepared case in memory to its maps: seeds, geodesic distances, decay, modalities, quantisation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from geols_precompute.data.prepare import IGNORE_INDEX
+from geols_precompute import softlabel
+from geols_precompute.arrays import BoolArray, Float32Array, Int32Array, UInt8Array
+from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
-from geols_precompute.maps.decay import DistanceStatistics, Float32Array, UInt8Array, add_map, quantise
-from geols_precompute.maps.seeds import BoolArray, class_seeds
-from geols_precompute.recipe.parameters import ClassLabel, MapParameters
+from geols_precompute.geodesic.checks import checked_image
+from geols_precompute.maps.decay import DistanceStatistics, add_map, quantise
+from geols_precompute.maps.seeds import class_seeds
+from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
+from geols_precompute.recipe.parameters import MapParameters, Recipe, stored_channels
 
 #: Below this range of intensities the 1e-5 in the gradient metric's step cost outweighs the image.
 SMALL_INTENSITY_RANGE = 1e-2
@@ -27,13 +30,14 @@ class SeedCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseMaps:
+class Maps:
     """The maps of one case.
 
     Attributes:
         stored: g·255, uint8 [channel,z,y,x]; zero where a class is absent.
         channels: class index of each channel: every foreground class, and the background if it has seeds.
         present: class indices that the volume has, in ascending order; without the fallback, of classes with seeds.
+        classes: the class table.
         seeds: per present channel's class index.
         statistics: of the distances, per present channel's class index.
         notes: what a person should know about this case.
@@ -42,9 +46,16 @@ class CaseMaps:
     stored: UInt8Array
     channels: tuple[int, ...]
     present: tuple[int, ...]
+    classes: ClassTable
     seeds: Mapping[int, SeedCount]
     statistics: Mapping[int, DistanceStatistics]
     notes: tuple[str, ...] = ()
+
+    def class_maps(self) -> Float32Array:
+        """Return g of every class, float32 [class,z,y,x], background first; what `soft_label` takes."""
+        return softlabel.class_maps(
+            self.stored, channels=self.channels, present=self.present, n_classes=len(self.classes)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,32 +68,79 @@ class FloatMaps:
 
 
 def compute_maps(
+    image: Float32Array,
+    label: Int32Array,
+    spacing: Sequence[float],
+    *,
+    classes: ClassTable | Mapping[int, str],
+    recipe: Recipe | None = None,
+    modalities: Sequence[str] | None = None,
+    case: str = "",
+) -> Maps:
+    """Compute the geodesic maps of one case in memory, on the grid of its arrays; no store is needed.
+
+    Give the whole volume: mean distance and min-max depend on the field of view.
+
+    Args:
+        image: float32 [z,y,x] or [modality,z,y,x], finite, prepared as you like; the recipe's spacing and clip are
+            not applied.
+        label: integers [z,y,x], the values of label files.
+        spacing: voxel size (z,y,x) in mm.
+        classes: the table of the label values, or {value: name}.
+        recipe: whose map parameters are used; by default those of the published code with this package's fallback.
+        modalities: names along the image's first axis, for a recipe that chooses one by name.
+        case: name from which random-K seeds are drawn, together with the recipe's random_seed and the class value.
+
+    Returns:
+        The maps, as a label store would hold them.
+
+    Raises:
+        InputError: an array has a shape, type or value that the distance transform cannot take, or a label value has
+            no class.
+        RecipeError: `classes` is not a valid table.
+
+    Example:
+        >>> import numpy as np
+        >>> label = np.zeros((8, 9, 10), np.int32)
+        >>> label[2:6, 3:6, 2:8] = 7
+        >>> maps = compute_maps(label.astype(np.float32), label, (2.0, 1.0, 1.0), classes={7: "liver"})
+        >>> maps.stored.shape, maps.channels, maps.present
+        ((1, 8, 9, 10), (1,), (0, 1))
+    """
+    recipe = recipe or Recipe()
+    table = classes if isinstance(classes, ClassTable) else ClassTable.from_names(classes, ignore=recipe.ignore)
+    image_MZYX, shape = checked_image(image), image.shape[-3:]
+    if label.dtype.kind not in "iu" or label.shape != shape:
+        raise InputError(f"label is {label.dtype} of shape {label.shape}; it must be whole numbers of shape {shape}")
+    names = list(modalities) if modalities is not None else [f"modality {m}" for m in range(len(image_MZYX))]
+    if recipe.maps.modalities not in ("average", "joint", *names) or len(names) != len(image_MZYX):
+        raise InputError(
+            f"image has {len(image_MZYX)} modalities, named {', '.join(names)}; the recipe asks for "
+            f"{recipe.maps.modalities}"
+        )
+    return maps_of_case(
+        image_MZYX, table.indices(label), spacing, parameters=recipe.maps, classes=table, modalities=names, case=case
+    )
+
+
+def maps_of_case(
     image_MZYX: Float32Array,
     label_ZYX: UInt8Array,
     spacing: Sequence[float],
     *,
     parameters: MapParameters,
-    classes: Sequence[ClassLabel],
+    classes: ClassTable,
     modalities: Sequence[str],
-    case_id: str,
-) -> CaseMaps:
-    """Compute the maps of one case on its full prepared volume.
-
-    Args:
-        image_MZYX: float32, finite.
-        label_ZYX: class indices, 255 for ignored voxels.
-        spacing: (z,y,x) in mm.
-        parameters: of the recipe.
-        classes: the class table; class index is the place in it.
-        modalities: names along the image's first axis.
-        case_id: random-K seeds are drawn from it, the recipe's random_seed and the class value.
+    case: str,
+) -> Maps:
+    """Compute the maps of a prepared case; `label_ZYX` holds class indices, 255 where ignored. See `compute_maps`.
 
     Raises:
         InputError: an array has a shape, type or value that the distance transform cannot take.
     """
-    channels = tuple(range(0 if parameters.background == "seeds" else 1, len(classes)))
-    masks, counts = _seed_masks(label_ZYX, channels, spacing, parameters, classes, case_id)
-    present = tuple(counts)
+    channels = stored_channels(len(classes), background_is_stored=parameters.background_is_stored)
+    masks, seeds = _seed_masks(label_ZYX, channels, spacing, parameters, classes, case)
+    present = tuple(seeds)
     stored = np.zeros((len(channels), *label_ZYX.shape), np.uint8)
     statistics: dict[int, DistanceStatistics] = {}
     if present:
@@ -90,12 +148,17 @@ def compute_maps(
         statistics = dict(zip(present, maps.statistics, strict=True))
         for sum_ZYX, index in zip(maps.sums, present, strict=True):
             quantise(sum_ZYX, maps.count, stored[channels.index(index)])
-    if parameters.background == "complement" and (label_ZYX == 0).any():
+    if not parameters.background_is_stored and (label_ZYX == 0).any():
         present = (0, *present)
-    return CaseMaps(
-        stored=stored, channels=channels, present=present, seeds=counts, statistics=statistics,
+    return Maps(
+        stored=stored,
+        channels=channels,
+        present=present,
+        classes=classes,
+        seeds=seeds,
+        statistics=statistics,
         notes=_notes(image_MZYX, modalities, parameters),
-    )  # fmt: skip
+    )
 
 
 def float_maps(
@@ -108,9 +171,16 @@ def float_maps(
     found: list[list[DistanceStatistics]] = []
     for number, group_MZYX in enumerate(groups):
         geodesic_distance(
-            group_MZYX, masks_KZYX, spacing, metric=parameters.metric, lam=parameters.lam, gamma=parameters.gamma,
-            iterations=parameters.iterations, engine=parameters.engine, out=distances,
-        )  # fmt: skip
+            group_MZYX,
+            masks_KZYX,
+            spacing,
+            metric=parameters.metric,
+            lam=parameters.lam,
+            gamma=parameters.gamma,
+            iterations=parameters.iterations,
+            engine=parameters.engine,
+            out=distances,
+        )
         pairs = zip(distances, sums, strict=True)
         found.append([add_map(d, parameters.decay, s, start=number == 0) for d, s in pairs])
         # the first distances become the first maps in place; only further modalities need room of their own
@@ -131,21 +201,25 @@ def _seed_masks(
     channels: Sequence[int],
     spacing: Sequence[float],
     parameters: MapParameters,
-    classes: Sequence[ClassLabel],
-    case_id: str,
+    classes: ClassTable,
+    case: str,
 ) -> tuple[BoolArray, dict[int, SeedCount]]:
     """Return the seed masks [present channel,z,y,x] and, per class index that has seeds, their count."""
     ignore_ZYX = label_ZYX == IGNORE_INDEX
-    masks: list[npt.NDArray[np.bool_]] = []
+    masks: list[BoolArray] = []
     counts: dict[int, SeedCount] = {}
     for index in channels:
         class_ZYX = label_ZYX == index
         if not class_ZYX.any():
             continue
         mask, fallbacks = class_seeds(
-            class_ZYX, parameters.seeds, spacing, fallback=parameters.seed_fallback, ignore_ZYX=ignore_ZYX,
-            random_key=f"{parameters.random_seed}/{case_id}/{classes[index].value}",
-        )  # fmt: skip
+            class_ZYX,
+            parameters.seeds,
+            spacing,
+            fallback=parameters.seed_fallback,
+            ignore_ZYX=ignore_ZYX,
+            random_key=f"{parameters.random_seed}/{case}/{classes.values[index]}",
+        )
         if count := np.count_nonzero(mask):
             masks.append(mask)
             counts[index] = SeedCount(count=int(count), fallbacks=fallbacks)

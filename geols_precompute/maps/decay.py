@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from geols_precompute.arrays import Float32Array, UInt8Array
 from geols_precompute.geodesic.jit import jit
 
-Float32Array = npt.NDArray[np.float32]
-UInt8Array = npt.NDArray[np.uint8]
 Decay = float | Literal["mean"]
 
 

@@ -1,4 +1,4 @@
-"""Seeds: the voxels of a class that its geodesic distance is measured from (five strategies and a fallback)."""
+"""The voxels of a class that its geodesic distance is measured from (five strategies and a fallback)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from scipy import ndimage
 
+from geols_precompute.arrays import BoolArray
 from geols_precompute.maps.skeleton import skeleton
 
-BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
 _26_NEIGHBOURS = np.ones((3, 3, 3), bool)
@@ -102,7 +102,7 @@ def _random(inside: BoolArray, count: int, key: str) -> BoolArray:
     return _only(inside, voxels[np.argsort(numbers, kind="stable")[:count]])
 
 
-def _only(inside: BoolArray, flat_indices: npt.NDArray[np.intp]) -> BoolArray:
+def _only(inside: BoolArray, flat_indices: NDArray[np.intp]) -> BoolArray:
     seeds = np.zeros_like(inside)
     seeds.reshape(-1)[flat_indices] = True
     return seeds

@@ -16,11 +16,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from geols_precompute.arrays import BoolArray
 from geols_precompute.geodesic.jit import jit
-
-BoolArray = npt.NDArray[np.bool_]
 
 _AROUND = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
 #: -y, +y, +x, -x, +z, -z: the order of scikit-image, and of ImageJ before it.
