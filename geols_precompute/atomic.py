@@ -1,4 +1,4 @@
-"""Atomic: files and folders that appear whole under their name, by one rename, or not at all."""
+"""Files and folders that appear whole under their name, by one rename, or not at all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from geols_precompute.errors import OutputError
-from geols_precompute.store.layout import TEMPORARY_PREFIX
 
+#: What the names of temporary files and folders begin with; none that begins so is part of a store.
+TEMPORARY_PREFIX = ".tmp-"
 #: Where a file system has no locks, a temporary folder this old has lost its writer.
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)

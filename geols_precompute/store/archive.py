@@ -1,4 +1,4 @@
-"""Archive: a whole store in one file, a zip whose members are stored as they are, sorted, without times."""
+"""A store in one file: a zip archive with uncompressed members, which are sorted and have no times."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Archive:
             yield _Member(file=file, first=offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, length=size)
 
     def entries(self) -> list[str]:
-        """Return the first parts of the members' names, without those that begin with a point as `.tmp-…` does."""
+        """Return the first parts of the members' names, without those that begin with a dot, as `.tmp-…` does."""
         parts = {name.split("/")[0] for name in self._members}
         return sorted(part for part in parts if not part.startswith(".") or part == "..")
 
@@ -90,7 +90,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Member:
-    """A stored member: `length` bytes of a file from `first` on."""
+    """A member of an archive: `length` bytes of its file from `first` on."""
 
     file: Readable
     first: int
@@ -105,7 +105,7 @@ class _Member:
 
 
 class _Seekable(io.RawIOBase):
-    """What zipfile needs to read the directory of an archive, and no more."""
+    """An opened file as zipfile wants it, for reading the directory of an archive and no more."""
 
     def __init__(self, file: Readable, where: str) -> None:
         self._file, self._where, self._size, self._at = file, where, file.size(), 0

@@ -1,4 +1,4 @@
-"""Files: what lies in a store that may come from anywhere: no links, bounded sizes, digests, strict JSON."""
+"""Reads the files of a store that may come from anywhere: no links, bounded sizes, checked digests, strict JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Readable(Protocol):
 
 
 class Files(Protocol):
-    """Where the files of a store lie; a file has its name in the store, for instance `case_01/zarr.json`.
+    """Where the files of a store lie; a file is named by its path in the store, for instance `case_01/zarr.json`.
 
     It keeps nothing open, so a store on it may be used after a fork and may be pickled.
     """
@@ -52,7 +52,7 @@ class Files(Protocol):
         """
 
     def entries(self) -> Iterable[str]:
-        """Return what lies in the store's root, temporary files aside; nothing where that cannot be asked."""
+        """Return the names in the store's root, temporary files aside; nothing where that cannot be asked."""
 
     def names(self, folder: str) -> Iterable[str]:
         """Return all that lies below a folder, relative to it; nothing where that cannot be asked."""
@@ -60,11 +60,10 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A part of an open file: `length` bytes from `first` on."""
+    """An open file of `length` bytes, which messages call `where`."""
 
     descriptor: int
     where: str
-    first: int
     length: int
 
     def size(self) -> int:
@@ -76,7 +75,7 @@ class LocalFile:
         stop = min(stop, self.length)
         while start < stop:
             try:
-                piece = os.pread(self.descriptor, min(PIECE_BYTES, stop - start), self.first + start)
+                piece = os.pread(self.descriptor, min(PIECE_BYTES, stop - start), start)
             except OSError as error:
                 raise StoreError(f"{self.where}: cannot be read ({error.strerror})") from error
             if not piece:
@@ -102,12 +101,12 @@ class Folder:
         descriptor = _open_regular(self.root, relative)
         try:
             where = f"{self.root}/{relative}"
-            yield LocalFile(descriptor=descriptor, where=where, first=0, length=os.fstat(descriptor).st_size)
+            yield LocalFile(descriptor=descriptor, where=where, length=os.fstat(descriptor).st_size)
         finally:
             os.close(descriptor)
 
     def entries(self) -> list[str]:
-        """Return the names in the folder that do not begin with a point."""
+        """Return the names in the folder that do not begin with a dot."""
         return sorted(path.name for path in self.root.iterdir() if not path.name.startswith("."))
 
     def names(self, folder: str) -> Iterator[str]:
@@ -138,7 +137,7 @@ def read_limited(files: Files, relative: str, limit: int) -> bytes:
 
 
 def checked_pieces(files: Files, relative: str, size: int, sha256: str) -> Iterator[bytes]:
-    """Yield a file piece by piece; whoever takes all of them has the bytes of that size and digest, or an error.
+    """Yield a file piece by piece; after the last one the file is known to have this size and digest.
 
     Raises:
         StoreError: it cannot be read, or its size or digest is another.

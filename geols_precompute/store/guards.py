@@ -1,4 +1,4 @@
-"""Guards: what a reader checks before it believes what a store's documents say. A store may come from anywhere."""
+"""What a reader checks before it believes what a store's documents say. A store may come from anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from geols_precompute.data.cases import is_case_id
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe.parameters import MAX_CLASSES, ClassLabel
+from geols_precompute.recipe.classes import MAX_CLASSES, ClassTable
+from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, stored_channels
 from geols_precompute.store.files import parse_json
 from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata, manifest
 
@@ -41,20 +42,27 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """A checked zarr.json of a root; `geols` is the document as it stands."""
+    """A checked zarr.json of a root.
+
+    Attributes:
+        format: labels or volumes.
+        recipe_id: digest of the recipe.
+        recipe: the document as it stands; of volumes it is the preprocessing only.
+        classes: the class table.
+        preprocessing: what turned source files into prepared volumes.
+        channels: the class index of each channel of the maps; of volumes those that maps would have by default.
+        hints: what training should know; none in a label store.
+        geols: all attributes as they stand.
+    """
 
     format: Format
     recipe_id: str
     recipe: Mapping[str, Any]
-    classes: tuple[ClassLabel, ...]
-    modalities: tuple[str, ...]
+    classes: ClassTable
+    preprocessing: Preprocessing
+    channels: tuple[int, ...]
+    hints: TrainingHints
     geols: Mapping[str, Any]
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The class index of each channel of the maps: every foreground class, and the background if it is stored."""
-        stored = self.recipe.get("maps", {}).get("background") == "seeds"
-        return tuple(range(0 if stored else 1, len(self.classes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +139,7 @@ def group_attributes(document: Mapping[str, Any], where: str | Path) -> dict[str
 
 
 def checked_root(document: Mapping[str, Any], where: str | Path, expected: Format) -> Root:
-    """Check the zarr.json of a root: format, recipe and its digest, class table, modalities.
+    """Check the zarr.json of a root: format, recipe and its digest, class table, preprocessing, training hints.
 
     Raises:
         StoreError: one of them is not as version 1 has it.
@@ -140,35 +148,46 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
     require_format(geols, where, expected)
     try:
         recipe, recipe_id = geols["recipe"], geols["recipe_id"]
-        classes = tuple(ClassLabel(value=entry["value"], name=entry["name"]) for entry in geols["classes"])
         preprocessing = recipe if expected == "geols-volumes" else recipe["preprocessing"]
-        modalities = tuple(preprocessing["modalities"])
-        maps = recipe["maps"] if expected == "geols-labels" else {"background": "complement"}
+        background = "complement" if expected == "geols-volumes" else recipe["maps"]["background"]
         well_formed = (
             recipe_id == sha256_hex(canonical_json(recipe))
             and isinstance(preprocessing["modalities"], list)
-            and _are_names(modalities)
-            and maps["background"] in ("complement", "seeds")
+            and _are_names(preprocessing["modalities"])
+            and background in ("complement", "seeds")
             and all(isinstance(geols.get(key, ""), str) for key in TERMS)
         )
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{where}: the recipe or the class table is not as version 1 has them ({error!r})") from error
-    if not well_formed:
-        raise StoreError(
-            f"{where}: recipe_id is not the recipe's digest, or modalities, background or licence malformed"
+        if not well_formed:
+            raise ValueError("recipe_id is not the recipe's digest, or modalities, background or licence malformed")
+        classes = _checked_classes(geols["classes"], preprocessing["ignore"])
+        return Root(
+            format=expected,
+            recipe_id=recipe_id,
+            recipe=recipe,
+            classes=classes,
+            preprocessing=Preprocessing.from_json(preprocessing),
+            channels=stored_channels(len(classes), background_is_stored=background == "seeds"),
+            hints=TrainingHints.from_json(geols.get("training", {})),
+            geols=geols,
         )
-    values = [label.value for label in classes]
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise StoreError(
+            f"{where}: the recipe, the class table or the training hints are not as version 1 has them ({error})"
+        ) from error
+
+
+def _checked_classes(document: Any, ignore: int | None) -> ClassTable:
+    """Return the class table of a root; every other error than ValueError is left to the caller."""
+    values, names = [entry["value"] for entry in document], [entry["name"] for entry in document]
     if (
-        not 2 <= len(classes) <= MAX_CLASSES
+        not 2 <= len(values) <= MAX_CLASSES
         or not all(map(_is_int, values))
         or values != sorted(set(values))
         or values[0] != 0
-        or not _are_names([label.name for label in classes])
+        or not _are_names(names)
     ):
-        raise StoreError(f"{where}: the class table must hold 2 to {MAX_CLASSES} ascending values, background 0 first")
-    return Root(
-        format=expected, recipe_id=recipe_id, recipe=recipe, classes=classes, modalities=modalities, geols=geols
-    )
+        raise ValueError(f"the class table must hold 2 to {MAX_CLASSES} ascending values, background 0 first")
+    return ClassTable.from_json(document, ignore=ignore)
 
 
 def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> CaseMetadata:
@@ -183,7 +202,7 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in geols["files"].items()}
         problem = (
             _problem_of_geometry(geols["geometry"])
-            or _problem_of_source(geols["source"], len(root.modalities))
+            or _problem_of_source(geols["source"], len(root.preprocessing.modalities))
             or (_problem_of_maps(geols, root) if root.format == "geols-labels" else _problem_of_image(geols, root))
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -197,7 +216,7 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
         )
     if not all(_is_int(n) and 0 < n <= MAX_ARRAY_BYTES and _is_sha256(digest) for n, digest in files.values()):
         raise StoreError(f"{where}: a file's size or digest is malformed")
-    channels = len(root.channels) if root.format == "geols-labels" else len(root.modalities)
+    channels = len(root.channels) if root.format == "geols-labels" else len(root.preprocessing.modalities)
     shapes = {
         kind.name: (channels, *geometry.shape_zyx) if len(kind.axes) == 4 else geometry.shape_zyx for kind in kinds
     }
@@ -242,7 +261,7 @@ def _problem_of_source(source: Mapping[str, Any], modalities: int) -> str:
 
 
 def _problem_of_maps(geols: Mapping[str, Any], root: Root) -> str:
-    values = [label.value for label in root.classes]
+    values = root.classes.values
     present, channels = geols["present"], geols["channels"]
     if not all(map(_is_int, present)) or present != sorted(set(present) & set(values)):
         return f"present {present} is not an ascending list of class values"
@@ -259,7 +278,9 @@ def _problem_of_maps(geols: Mapping[str, Any], root: Root) -> str:
 
 def _problem_of_image(geols: Mapping[str, Any], root: Root) -> str:
     scale, offset = geols["image"]["scale"], geols["image"]["offset"]
-    well_formed = all(_are_numbers(v, len(root.modalities)) for v in (scale, offset)) and all(s > 0 for s in scale)
+    well_formed = all(_are_numbers(v, len(root.preprocessing.modalities)) for v in (scale, offset)) and all(
+        s > 0 for s in scale
+    )
     return "" if well_formed else "image scale and offset are not one number per modality, scale above 0"
 
 

@@ -1,4 +1,4 @@
-"""Layout: the names in a store and the metadata documents of version 1; docs/store-format.md says it in prose."""
+"""The names in a store and the metadata documents of version 1; docs/store-format.md says it in prose."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.recipe.parameters import ClassLabel
+from geols_precompute.recipe.classes import ClassTable
 
 VERSION = 1
 #: The folder of the volume store, beside which label stores lie.
 VOLUMES = "volumes.zarr"
 MANIFEST = "manifest.json"
 METADATA = "zarr.json"
-TEMPORARY_PREFIX = ".tmp-"
 
 Format = Literal["geols-labels", "geols-volumes"]
 
@@ -133,7 +132,7 @@ def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def root_metadata(
-    format_: Format, recipe: Mapping[str, Any], classes: Sequence[ClassLabel], extra: Mapping[str, Any]
+    format_: Format, recipe: Mapping[str, Any], classes: ClassTable, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the zarr.json of a store's root; `extra` holds licence, citation or training hints where known."""
     geols = {
@@ -141,7 +140,7 @@ def root_metadata(
         "version": VERSION,
         "recipe": dict(recipe),
         "recipe_id": sha256_hex(canonical_json(recipe)),
-        "classes": [{"value": label.value, "name": label.name} for label in classes],
+        "classes": classes.as_json(),
         **extra,
     }
     return group_metadata({"geols": geols})

@@ -1,23 +1,26 @@
-"""Reader: opens a store, checks what it reads, and returns whole cases or windows as arrays."""
+"""Opens a store, checks what it reads, and returns whole cases or windows as arrays."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
+from geols_precompute import softlabel
+from geols_precompute.arrays import Float32Array, Int16Array, UInt8Array, Window
 from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError, StoreError
+from geols_precompute.recipe.parameters import TrainingHints
+from geols_precompute.softlabel import Normalize
 from geols_precompute.store import files, guards, shard
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
 from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
-from geols_precompute.store.shard import Window
 
 
 class Store:
@@ -33,6 +36,7 @@ class Store:
         digest: SHA-256 of the manifest, the name under which the store is cited.
         cases: ids, sorted.
         classes: the class table; a class's index is its place in it.
+        preprocessing: what turned source files into prepared volumes.
         recipe: the recipe document; see docs/store-format.md.
     """
 
@@ -52,6 +56,7 @@ class Store:
         self.digest = self.manifest.digest
         self.cases = tuple(sorted(self.manifest.cases))
         self.classes = self.root.classes
+        self.preprocessing = self.root.preprocessing
         self.recipe: Mapping[str, Any] = self.root.recipe
         self.geols: Mapping[str, Any] = self.root.geols
         self._metadata: dict[str, guards.CaseMetadata] = {}
@@ -64,6 +69,18 @@ class Store:
             StoreError: it is not there, not finalized, of another format, or its manifest or root is damaged.
         """
         return cls(local_files(Path(path)))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cases)
+
+    def __contains__(self, case: object) -> bool:
+        return case in self.manifest.cases
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.files.location!r}, {len(self)} cases, classes {self.classes})"
 
     @property
     def path(self) -> Path:
@@ -95,7 +112,7 @@ class Store:
         document = files.parse_json(content, self._named(relative))
         return content, guards.checked_case(document, self._named(relative), self.root)
 
-    def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> npt.NDArray[Any]:
+    def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> NDArray[Any]:
         """Return an array of a case, or the window (z, y, x slices with start and stop) of it.
 
         Raises:
@@ -139,8 +156,9 @@ class LabelStore(Store):
     """A store of geodesic maps.
 
     Example:
-        store = LabelStore.open("labels.zarr")
-        maps = store.maps(store.cases[0])  # uint8 [channel,z,y,x], g = maps / 255
+        >>> store = LabelStore.open("labels.zarr")                     # doctest: +SKIP
+        >>> for case in store:                                         # doctest: +SKIP
+        ...     maps = store.maps(case)  # uint8 [channel,z,y,x], g = maps / 255
     """
 
     format = "geols-labels"
@@ -151,13 +169,61 @@ class LabelStore(Store):
         return self.root.channels
 
     def present(self, case: str) -> tuple[int, ...]:
-        """Return the class indices that a case's whole volume has."""
-        values = [label.value for label in self.classes]
-        return tuple(values.index(value) for value in self.metadata(case).geols["present"])
+        """Return the class indices that a case's whole volume has.
 
-    def maps(self, case: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
-        """Return the stored maps of a case, uint8 [channel,z,y,x], or of a window (z, y, x slices) of it."""
+        Raises:
+            InputError: no such case.
+            StoreError: its metadata is missing or damaged.
+        """
+        return tuple(map(self.classes.index_of, self.metadata(case).geols["present"]))
+
+    def maps(self, case: str, window: Window | None = None) -> UInt8Array:
+        """Return the stored maps of a case, uint8 [channel,z,y,x], g = maps / 255; see `channels`.
+
+        Args:
+            case: id.
+            window: z, y and x slices, each with start and stop; None is the whole volume.
+
+        Raises:
+            InputError: no such case, or the window is not inside the volume.
+            StoreError: a file is missing, truncated or damaged; never zeros in its place.
+        """
         return self.read(case, MAPS, window)
+
+    def class_maps(self, case: str, window: Window | None = None) -> Float32Array:
+        """Return g of every class, float32 [class,z,y,x] in [0, 1], background first.
+
+        Raises:
+            InputError, StoreError: as `maps` does.
+        """
+        return softlabel.class_maps(
+            self.maps(case, window), channels=self.channels, present=self.present(case), n_classes=len(self.classes)
+        )
+
+    def soft_label(
+        self,
+        case: str,
+        label: NDArray[np.integer],
+        *,
+        alpha: float = 0.1,
+        normalize: Normalize = "sum",
+        window: Window | None = None,
+    ) -> Float32Array:
+        """Return the GeoLS soft label of a case, float32 [class,z,y,x], background first (GeoLS eq. 6).
+
+        Args:
+            case: id.
+            label: class indices [z,y,x] of the case, or of the window; 255 where ignored. `VolumeStore.label` has
+                them, and `classes.indices` makes them of file values.
+            alpha: share of the geodesic part, in [0, 1].
+            normalize: sum divides the maps by their sum over classes (the paper), none does not (the published code).
+            window: z, y and x slices; None is the whole volume.
+
+        Raises:
+            InputError: as `maps` does, α outside [0, 1], or a label of another shape.
+            StoreError: as `maps` does.
+        """
+        return softlabel.soft_label(label, self.class_maps(case, window), alpha=alpha, normalize=normalize)
 
 
 class VolumeStore(Store):
@@ -168,17 +234,41 @@ class VolumeStore(Store):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names along an image's first axis."""
-        return self.root.modalities
+        return self.preprocessing.modalities
 
-    def image(self, case: str, window: Window | None = None) -> npt.NDArray[np.int16]:
-        """Return a case's stored image, int16 [modality,z,y,x]; see `scale_offset`."""
+    @property
+    def hints(self) -> TrainingHints:
+        """Regions, crop and skull-stripping, as the recipe gave them."""
+        return self.root.hints
+
+    def image(self, case: str, window: Window | None = None) -> Int16Array:
+        """Return a case's stored image, int16 [modality,z,y,x]; see `scale_offset`.
+
+        Raises:
+            InputError, StoreError: as `LabelStore.maps` does.
+        """
         return self.read(case, IMAGE, window)
 
-    def label(self, case: str, window: Window | None = None) -> npt.NDArray[np.uint8]:
-        """Return a case's class indices, uint8 [z,y,x], 255 where ignored."""
+    def intensities(self, case: str, window: Window | None = None) -> Float32Array:
+        """Return a case's intensities, float32 [modality,z,y,x], in the units of its files.
+
+        Whole numbers whose range fits 16 bits are exact, others to 1/131070 of their range.
+
+        Raises:
+            InputError, StoreError: as `LabelStore.maps` does.
+        """
+        scale, offset = (values[:, None, None, None] for values in self.scale_offset(case))
+        return (self.image(case, window) * scale + offset).astype(np.float32)
+
+    def label(self, case: str, window: Window | None = None) -> UInt8Array:
+        """Return a case's class indices, uint8 [z,y,x], 255 where ignored.
+
+        Raises:
+            InputError, StoreError: as `LabelStore.maps` does.
+        """
         return self.read(case, LABEL, window)
 
-    def scale_offset(self, case: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def scale_offset(self, case: str) -> tuple[Float32Array, Float32Array]:
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""
         stored = self.metadata(case).geols["image"]
         return np.asarray(stored["scale"], np.float32), np.asarray(stored["offset"], np.float32)

@@ -1,4 +1,4 @@
-"""Shard: the bytes of one array as Zarr v3's `sharding_indexed` codec lays them out.
+"""The bytes of one array as Zarr v3's `sharding_indexed` codec lays them out.
 
 A shard is an index, then the inner chunks in C order:
 
@@ -17,9 +17,10 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import numpy.typing as npt
 from numcodecs import blosc
+from numpy.typing import NDArray
 
+from geols_precompute.arrays import Window
 from geols_precompute.errors import StoreError
 from geols_precompute.store.layout import ArrayKind, ChunkGrid
 
@@ -30,7 +31,6 @@ _NEVER_WRITTEN = 2**64 - 1
 #: numcodecs keeps one for the whole process.
 _BLOSC_SETTING = threading.Lock()
 
-Window = tuple[slice, slice, slice]
 Pread = Callable[[int, int], bytes]
 
 
@@ -39,7 +39,7 @@ def index_bytes(grid: ChunkGrid) -> int:
     return 16 * grid.count + CRC_BYTES
 
 
-def encode_shard(array: npt.NDArray[Any], kind: ArrayKind) -> bytes:
+def encode_shard(array: NDArray[Any], kind: ArrayKind) -> bytes:
     """Return the shard of a whole array; equal arrays give equal bytes."""
     grid = ChunkGrid.of(array.shape)
     chunks = []
@@ -69,7 +69,7 @@ def _one_blosc_thread() -> Iterator[None]:
             blosc.use_threads = before
 
 
-def read_index(pread: Pread, size: int, grid: ChunkGrid, where: str) -> npt.NDArray[np.uint64]:
+def read_index(pread: Pread, size: int, grid: ChunkGrid, where: str) -> NDArray[np.uint64]:
     """Return the index [chunk, (offset, length)] of a shard of `size` bytes, after checking it.
 
     Raises:
@@ -96,7 +96,7 @@ def read_index(pread: Pread, size: int, grid: ChunkGrid, where: str) -> npt.NDAr
 
 def decode_window(
     pread: Pread, size: int, kind: ArrayKind, shape: Sequence[int], window: Window, where: str
-) -> npt.NDArray[Any]:
+) -> NDArray[Any]:
     """Return a spatial window of the array in a shard, all channels, C-contiguous.
 
     Only the inner chunks that the window touches are read, checked and decompressed.
@@ -129,7 +129,7 @@ def decode_window(
     return result
 
 
-def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: npt.NDArray[Any], where: str) -> None:
+def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: NDArray[Any], where: str) -> None:
     """Check one chunk and decompress it into `inner`, whose size its Blosc header must declare."""
     packed = _checked(chunk, where)
     _, _, flags, typesize, n_bytes, block_bytes, packed_bytes = BLOSC_HEADER.unpack(packed[: BLOSC_HEADER.size])

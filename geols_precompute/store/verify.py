@@ -1,4 +1,4 @@
-"""Verify: recompute every digest of a store, and compare its cases with a lab's own copy of the data."""
+"""Recomputes every digest of a store, and finds its cases by the fingerprints of the data they were made from."""
 
 from __future__ import annotations
 

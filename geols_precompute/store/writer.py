@@ -1,4 +1,4 @@
-"""Writer: commits whole cases, one rename each, and the manifest last. What is half written is never seen."""
+"""Commits whole cases, one rename each, and the manifest last. What is half written is never seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from geols_precompute import atomic
 from geols_precompute.data.cases import is_case_id
@@ -25,7 +25,6 @@ from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,
     METADATA,
-    TEMPORARY_PREFIX,
     Format,
     array_metadata,
     group_metadata,
@@ -91,7 +90,7 @@ def read_attributes(folder: Path) -> dict[str, Any]:
 
 
 def commit_case(
-    root: Path, case: str, arrays: Mapping[str, npt.NDArray[Any]], geometry: Geometry, geols: Mapping[str, Any]
+    root: Path, case: str, arrays: Mapping[str, NDArray[Any]], geometry: Geometry, geols: Mapping[str, Any]
 ) -> str:
     """Write a case and return the SHA-256 of its zarr.json; the rename at the end is the commit.
 
@@ -148,7 +147,7 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
         file.writelines(pieces)
 
 
-def array_sha256(array: npt.NDArray[Any]) -> str:
+def array_sha256(array: NDArray[Any]) -> str:
     """Return the SHA-256 over an array's elements, little-endian, C order."""
     ordered = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     return hashlib.sha256(ordered.data if ordered.flags.c_contiguous else ordered.tobytes()).hexdigest()
@@ -163,7 +162,7 @@ def remove_case(root: Path, case: str) -> None:
     path = root / case
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise StoreError(f"{path}: is no folder of a case; move it away")
-    doomed = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    doomed = root / f"{atomic.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     # another process may be faster, here and below
     with suppress(FileNotFoundError):
         path.rename(doomed)
@@ -241,7 +240,7 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
 
 def _manifest_lock(root: Path) -> AbstractContextManager[None]:
     """Return the lock to hold while a manifest is changed: parts of a run may begin together."""
-    return atomic.locked(root / f"{TEMPORARY_PREFIX}{MANIFEST}")
+    return atomic.locked(root / f"{atomic.TEMPORARY_PREFIX}{MANIFEST}")
 
 
 def _write_manifest(root: Path, cases: Mapping[str, str]) -> str:
@@ -273,27 +272,50 @@ def _format_of(root: Path) -> Format:
 
 
 def _commit(folder: Path, root: Path, case: str) -> None:
-    """Give a finished folder the name of its case, unless an equal one has it; one from other sources is replaced."""
+    """Give a finished folder the name of its case.
+
+    If the name is taken by an equal case, that one stays. One that is damaged, or made from other files, is removed now
+    that a whole one can take its place. Anything else under the name means that two runs disagree.
+
+    Raises:
+        StoreError: they disagree, or other runs put cases there again and again.
+    """
     target = root / case
-    # another run may put the case there, or take it away, at any moment
-    for attempt in range(_ATTEMPTS):
-        try:
-            folder.rename(target)
+    # another run may put the case there, or take it away, between any two steps
+    for _ in range(_ATTEMPTS):
+        if _rename_if_free(folder, target):
             return
-        except OSError as error:
-            taken = error.errno in _TAKEN or os.path.lexists(target)
-            if not taken or attempt == _ATTEMPTS - 1:
-                raise
-        found = committed_case(root, case)
-        if found is None or found["source"] != read_attributes(folder)["source"]:
-            # what is damaged, or made from other files, makes room only now, when there is a whole one in its place
+        there = committed_case(root, case)
+        if there is None or there["source"] != read_attributes(folder)["source"]:
             remove_case(root, case)
-            continue
-        with suppress(FileNotFoundError):
-            content, committed = ((place / METADATA).read_bytes() for place in (folder, target))
-            if committed == content:
-                return
+        elif _is_equal(folder, target):
+            return
+    raise StoreError(f"{target}: other runs write this case again and again; let them end, and run again")
+
+
+def _rename_if_free(folder: Path, target: Path) -> bool:
+    """Rename a folder unless something has the new name already; return whether it was renamed."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in _TAKEN or os.path.lexists(target):
+            return False
+        raise
+    return True
+
+
+def _is_equal(folder: Path, target: Path) -> bool:
+    """Whether a committed case has the metadata, and so every digest, of a finished folder; false if it is gone.
+
+    Raises:
+        StoreError: it is there and differs.
+    """
+    with suppress(FileNotFoundError):
+        content, committed = ((place / METADATA).read_bytes() for place in (folder, target))
+        if committed != content:
             raise StoreError(
                 f"{target} is committed with other content (zarr.json {sha256_hex(committed)[:12]}, now "
                 f"{sha256_hex(content)[:12]}); two runs with different inputs write to one store"
             )
+        return True
+    return False
