@@ -1,4 +1,4 @@
-"""Wording: numbers as people read them."""
+"""Numbers and texts as people read them."""
 
 from __future__ import annotations
 

@@ -1,61 +1,67 @@
-"""Progress: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work over cases: what a caller hears, and how a terminal shows it."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from tqdm import tqdm
 
+#: Called when a case has ended, with its id and why it failed; the reason is empty if it did not fail.
+OnCase = Callable[[str, str], None]
+
+#: How often the bar is written where no terminal shows it.
 SECONDS_BETWEEN_LINES = 60.0
 
 
-class Progress(Protocol):
-    """Counts cases as they end."""
+class Progress:
+    """What a caller hears of long work. This one is silent; a subclass shows it."""
 
-    def __call__(self, *, failed: bool = False) -> None:
-        """One more case has ended."""
+    def say(self, text: str) -> None:
+        """Take a line for people: what is about to happen, or what happened."""
+
+    def cases(self, total: int, what: str) -> AbstractContextManager[OnCase]:
+        """Return a context manager of what is called as each of `total` cases ends."""
+        return nullcontext(lambda case, error: None)
+
+
+class TerminalProgress(Progress):
+    """Prints lines on standard output, and progress on standard error."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def cases(self, total: int, what: str) -> AbstractContextManager[OnCase]:
+        """Show a bar; see `show_progress`."""
+        return show_progress(total, what)
 
 
 @contextmanager
-def show_progress(total: int, what: str) -> Iterator[Progress]:
-    """Show how many of `total` cases have ended, the rate, the time left and the failures, on standard error."""
-    if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit="case", dynamic_ncols=True) as bar:
-            failures = 0
+def show_progress(total: int, what: str) -> Iterator[OnCase]:
+    """Show how many of `total` cases have ended, the rate, the time left and the failures, on standard error.
 
-            def on_terminal(*, failed: bool = False) -> None:
-                nonlocal failures
-                failures += failed
-                bar.set_postfix(failed=failures, refresh=False)
-                bar.update()
+    The bar moves once a minute where no terminal shows it, so that a log stays short.
+    """
+    on_terminal = sys.stderr.isatty()
+    seconds_between = 0.1 if on_terminal else SECONDS_BETWEEN_LINES
+    failures = 0
+    with tqdm(
+        total=total,
+        desc=what,
+        unit="case",
+        dynamic_ncols=on_terminal,
+        mininterval=seconds_between,
+        maxinterval=max(10, seconds_between),
+        disable=total == 0,
+        file=sys.stderr,
+    ) as bar:
 
-            yield on_terminal
-    else:
-        yield _Lines(total, what)
+        def ended(case: str, error: str) -> None:
+            nonlocal failures
+            failures += bool(error)
+            bar.set_postfix_str(f"{failures} failed", refresh=False)
+            bar.update()
 
-
-class _Lines:
-    def __init__(self, total: int, what: str) -> None:
-        self.total, self.what = total, what
-        self.done = self.failures = 0
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, *, failed: bool = False) -> None:
-        self.done += 1
-        self.failures += failed
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES and self.done < self.total:
-            return
-        self.last = now
-        rate = self.done / max(now - self.start, 1e-9)
-        left = (self.total - self.done) / rate
-        print(
-            f"{self.what}: {self.done} of {self.total} cases, {rate:.2g} cases/s, {left:.0f} s left, "
-            f"{self.failures} failed",
-            file=sys.stderr,
-            flush=True,
-        )
+        yield ended

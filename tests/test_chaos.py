@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from test_crash_resume import assert_only_whole_cases
-from test_schedulers import dask, kill
+from test_schedulers import dask_scheduler, dask_worker, kill
 
-from geols_precompute.store.layout import TEMPORARY_PREFIX
+from geols_precompute.atomic import TEMPORARY_PREFIX
 from geols_precompute.store.verify import open_store, verify_case
 from geols_precompute.store.writer import committed_cases
 
@@ -33,7 +33,7 @@ class Cluster:
     def start(self) -> None:
         self.stop()
         self.file = self.folder / f"scheduler-{time.monotonic_ns()}.json"
-        self.processes = {"scheduler": self._dask("scheduler", "--host", "127.0.0.1", "--port", 0)}
+        self.processes = {"scheduler": dask_scheduler(self.file)}
         for number in range(WORKERS):
             self.processes[f"worker{number}"] = self._worker()
         while not self.file.exists():
@@ -67,10 +67,7 @@ class Cluster:
             kill(process)
 
     def _worker(self) -> subprocess.Popen:
-        return self._dask("worker", "--nthreads", 1, "--local-directory", self.folder / "dask")
-
-    def _dask(self, role, *arguments) -> subprocess.Popen:
-        return dask(role, *arguments, "--no-dashboard", "--scheduler-file", self.file)
+        return dask_worker(self.file, self.folder)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import distributed
 import pytest
@@ -18,13 +20,14 @@ from test_cli import digest, error_line, precompute
 from geols_precompute.data.cases import Case
 from geols_precompute.data.headers import read_case_header
 from geols_precompute.errors import ClusterError
-from geols_precompute.recipe.parameters import MapParameters, Preprocessing, Recipe, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import MapParameters, Preprocessing, ResolvedRecipe
 from geols_precompute.run import dask as cluster
 from geols_precompute.run import memory as resources
 from geols_precompute.run.state import read
 from geols_precompute.run.task import Outcome, Task
 
-RECIPE = Recipe(classes=class_table({1: "a"}), preprocessing=Preprocessing(modalities=("m",)), maps=MapParameters())
+RECIPE = ResolvedRecipe(classes=ClassTable.from_names({1: "a"}), preprocessing=Preprocessing(modalities=("m",)))
 
 
 def tasks_of(folder: Path, ids) -> list[Task]:
@@ -125,6 +128,51 @@ def test_a_worker_that_is_killed_costs_only_what_it_was_doing(tmp_path):
     assert sum(len((tmp_path / id_).read_text()) for id_ in ids) <= len(ids) + cluster.LOOK_AHEAD
 
 
+# --- which executor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ids", "workers"), [(["a"], 0), ([], None), ([], 2)])
+def test_no_workers_or_no_tasks_are_this_process_and_nothing_is_said(tmp_path, ids, workers):
+    said: list[str] = []
+    with cluster.executor_for(tasks_of(tmp_path, ids), RECIPE, [], workers=workers, say=said.append) as executor:
+        assert isinstance(executor, cluster.InProcess)
+        assert [outcome.case for outcome in executor.run(act, tasks_of(tmp_path, ids))] == ids
+    assert not said
+
+
+def test_workers_of_this_machine_are_as_many_as_memory_allows_and_that_is_said(tmp_path, machine, monkeypatch):
+    @contextmanager
+    def pretended(*arguments, dashboard):
+        started.append((*arguments, dashboard))
+        yield cluster.OnDask(client=None, description="what it is")
+
+    started, said = [], []
+    monkeypatch.setattr(cluster, "local_cluster", pretended)
+    monkeypatch.setattr(resources, "largest_need", lambda cases, recipe: 9 * 10**9)
+    tasks = tasks_of(tmp_path, ["a"])
+    with cluster.executor_for(tasks, RECIPE, [], workers=2, say=said.append, dashboard=True) as executor:
+        assert isinstance(executor, cluster.OnDask)
+    assert started == [(1, 10**10, RECIPE.maps, True)]
+    assert said == ["note: there is memory for 1 of 2 workers", "the largest case needs about 9 GB", "what it is"]
+
+
+def test_workers_of_an_existing_cluster_must_also_see_what_is_reused(tmp_path, monkeypatch):
+    @contextmanager
+    def pretended(*arguments):
+        asked.append(arguments)
+        yield cluster.OnDask(client=None, description="what it is")
+
+    asked, said = [], []
+    monkeypatch.setattr("geols_precompute.run.existing.existing_cluster", pretended)
+    reused = SimpleNamespace(path=tmp_path / "theirs.zarr")
+    tasks = [replace(task, reuse=reused) for task in tasks_of(tmp_path, ["a", "b"])]
+    paths = [tmp_path / "data", tmp_path / "out"]
+    with cluster.executor_for(tasks, RECIPE, paths, scheduler="tcp://x:1", say=said.append) as executor:
+        assert isinstance(executor, cluster.OnDask)
+    assert asked == [("tcp://x:1", RECIPE.maps, [*paths, reused.path])]
+    assert said == ["what it is"]
+
+
 # --- how many workers ------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +223,9 @@ def test_the_need_follows_from_the_largest_case(nnunet):
 
 def test_memory_is_measured_per_case(nnunet, tmp_path):
     precompute("--out", tmp_path / "o", nnunet(cases=2))
-    for record in read(tmp_path / "o/run.jsonl"):
+    records = list(read(tmp_path / "o/state.jsonl"))
+    assert len(records) == 2
+    for record in records:
         assert 50e6 < record["peak_memory"] < 5e9
         assert record["worker"].endswith(f":{os.getpid()}")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from test_cli import digest, error_line, precompute
 
-from geols_precompute.errors import ClusterError
+from geols_precompute.errors import ClusterError, MissingExtraError
+from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.run import existing as scheduler
 from geols_precompute.run.state import read
 
@@ -23,6 +24,16 @@ from geols_precompute.run.state import read
 def dask(*arguments) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "dask", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def dask_scheduler(scheduler_file) -> subprocess.Popen[bytes]:
+    arguments = ("--host", "127.0.0.1", "--port", 0, "--no-dashboard")
+    return dask("scheduler", "--scheduler-file", scheduler_file, *arguments)
+
+
+def dask_worker(scheduler_file, folder) -> subprocess.Popen[bytes]:
+    arguments = ("--nthreads", 1, "--no-dashboard", "--local-directory", folder / "dask")
+    return dask("worker", "--scheduler-file", scheduler_file, *arguments)
 
 
 def kill(process) -> None:
@@ -36,13 +47,9 @@ def kill(process) -> None:
 def running_cluster(folder, workers=2):
     """Start a scheduler and workers, each a process of its own; (scheduler file, {name: process})."""
     file = folder / f"scheduler-{time.monotonic_ns()}.json"
-    processes = {
-        "scheduler": dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", file)
-    }
+    processes = {"scheduler": dask_scheduler(file)}
     for number in range(workers):
-        processes[f"worker{number}"] = dask(
-            "worker", "--scheduler-file", file, "--nthreads", 1, "--no-dashboard", "--local-directory", folder / "dask"
-        )
+        processes[f"worker{number}"] = dask_worker(file, folder)
     try:
         yield file, processes
     finally:
@@ -85,22 +92,64 @@ def test_an_existing_cluster_by_address_and_by_file_ends_with_the_same_digest(nn
         assert done.returncode == 0, done.stderr
         assert re.search(r"2 threads at tcp://127.0.0.1:\d+, dashboard http", done.stdout)
         assert expected in done.stdout
-    workers = {record["worker"] for record in read(tmp_path / "o0/run.jsonl")}
+    workers = {record["worker"] for record in read(tmp_path / "o0/state.jsonl")}
     assert 1 <= len(workers) <= 2
     assert not any(worker.endswith(f":{os.getpid()}") for worker in workers)
 
 
-def test_the_cluster_is_left_as_it_was(there, nnunet, tmp_path):
+@pytest.fixture
+def left_as_it_was(there):
+    """Compare what a scheduler and its workers hold before a test and, in the end, after it."""
     from distributed import Client
 
-    precompute_there = [sys.executable, "-m", "geols_precompute", "--scheduler", there[1], "--out", tmp_path / "o"]
-    assert (
-        subprocess.run([*precompute_there, nnunet(cases=1)], capture_output=True, timeout=120, check=False).returncode
-        == 0
-    )
+    def of_scheduler(dask_scheduler):
+        names = ("clients", "extensions", "nanny_plugins", "plugins", "tasks", "worker_plugins", "workers")
+        return {name: sorted(map(str, getattr(dask_scheduler, name))) for name in names}
+
+    def of_worker(dask_worker):
+        held = (dask_worker.plugins, dask_worker.data, dask_worker.state.tasks)
+        return [sorted(map(str, one)) for one in held]
+
+    def everything():
+        return client.run_on_scheduler(of_scheduler), client.run(of_worker)
+
     with Client(there[1], set_as_default=False) as client:
-        assert len(client.nthreads()) == 2
-        assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+        before = everything()
+        assert len(before[1]) == 2
+        assert before[0]["tasks"] == []
+        yield
+        wait_until(lambda: everything() == before, seconds=30)
+
+
+def start_there(there, *arguments) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "geols_precompute", "--scheduler", there[1], *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_the_cluster_is_left_as_it_was(there, left_as_it_was, nnunet, tmp_path):
+    assert start_there(there, "--out", tmp_path / "o", nnunet(cases=1)).wait(120) == 0
+
+
+def test_a_client_that_is_killed_leaves_the_cluster_as_it_was(there, left_as_it_was, nnunet, tmp_path):
+    client = start_there(there, "--out", tmp_path / "o", nnunet(cases=40, shape=(24, 60, 60)))
+    wait_until(lambda: list((tmp_path / "o").glob("labels.zarr/case_*")), client)
+    client.kill()
+    client.wait(10)
+
+
+def test_a_worker_that_joins_later_does_the_work(nnunet, tmp_path):
+    with running_cluster(tmp_path, workers=0) as (file, processes):
+        wait_until(file.exists)
+        command = [sys.executable, "-m", "geols_precompute", "--scheduler", str(file), "--out", tmp_path / "o"]
+        client = subprocess.Popen([*command, nnunet(cases=3)], stdout=subprocess.PIPE, text=True)
+        said = client.stdout.readline()
+        while said and "dashboard" not in said:
+            said = client.stdout.readline()
+        assert said.startswith("no worker yet; waiting for the first, dashboard http")
+        processes["worker"] = dask_worker(file, tmp_path)
+        output, _ = client.communicate(timeout=120)
+    assert client.returncode == 0
+    assert "3 cases computed" in output
 
 
 @pytest.mark.parametrize(
@@ -185,6 +234,21 @@ def test_workers_that_cannot_do_the_work(answer, says):
         scheduler._require_fit(Pretended(answer), [Path("/data")])
 
 
+def test_a_worker_that_cannot_compile_is_named():
+    with pytest.raises(ClusterError, match=r"worker tcp://w:1 cannot compute these maps: GeodisTK is not installed"):
+        scheduler._compile_on_workers(Pretended("GeodisTK is not installed; run: pip"), MapParameters())
+    scheduler._compile_on_workers(Pretended(""), MapParameters())
+
+
+def test_why_a_worker_cannot_compile_is_a_text(monkeypatch):
+    def compile_once(parameters):
+        raise MissingExtraError("GeodisTK", "geodistk")
+
+    assert scheduler.why_not_compiled(MapParameters()) == ""
+    monkeypatch.setattr(scheduler, "compile_once", compile_once)
+    assert scheduler.why_not_compiled(MapParameters(engine="geodistk")).startswith("GeodisTK is not installed")
+
+
 def test_what_a_worker_looks_at(tmp_path):
     assert scheduler.what_worker_sees([str(tmp_path)]) == (scheduler._version(), "")
     assert scheduler.what_worker_sees([str(tmp_path), str(tmp_path / "x")])[1] == str(tmp_path / "x")
@@ -200,7 +264,7 @@ def test_a_scheduler_that_vanishes_is_one_line(nnunet, tmp_path):
         kill(processes["scheduler"])
         _, errors = client.communicate(timeout=120)
     assert client.returncode == 2
-    (line,) = errors.splitlines()
+    (line,) = [line for line in errors.splitlines() if line and not line.startswith("maps:")]
     assert line.startswith("error: the connection to the scheduler was lost")
 
 

@@ -1,31 +1,35 @@
-"""Cluster: where tasks run. In this process, or on a Dask cluster, of which this room makes a local one."""
+"""Executors: what runs the tasks of a plan, which is this process or a Dask cluster, and the choice between them."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import resource_tracker
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geols_precompute.errors import ClusterError
 from geols_precompute.formatting import plural, readable
 from geols_precompute.geodesic import compile_kernels
-from geols_precompute.maps import decay as maps
-from geols_precompute.maps import skeleton as thinning
+from geols_precompute.maps import decay
+from geols_precompute.maps.skeleton import skeleton
 from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.run.task import Outcome, Task
+from geols_precompute.signals import defer_interrupts, ignore_interrupts
+
+if TYPE_CHECKING:
+    from geols_precompute.recipe.parameters import ResolvedRecipe
 
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
+#: A worker's death is counted here and not by Dask, and no task waits in a worker for its turn.
+LOCAL_SETTINGS = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
 #: Tasks submitted per thread: one to work on, one waiting, so that no thread idles.
 LOOK_AHEAD = 2
 #: A case whose worker dies this often has failed.
@@ -46,7 +50,12 @@ class InProcess:
 
 @dataclass(frozen=True, kw_only=True)
 class OnDask:
-    """Runs tasks on a Dask cluster; only a few per thread are submitted ahead, however many there are."""
+    """Runs tasks on a Dask cluster; only a few per thread are submitted ahead, however many there are.
+
+    Attributes:
+        client: connected to the scheduler.
+        description: of the cluster, for the user.
+    """
 
     client: Any
     description: str
@@ -54,51 +63,106 @@ class OnDask:
     def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
         """Yield one outcome per task, as they end.
 
-        A task whose worker dies is submitted again, the last time while nothing else runs, so that no other task is
-        blamed: Dask cannot tell which of a worker's tasks was its end.
+        The idea: when a worker dies, Dask cannot tell which of its tasks was the reason. So its tasks are tried again
+        among the others, and each that has one try left becomes a suspect. The suspects have their last try at the
+        end, one at a time: whose worker dies then has failed, and no other task is blamed.
 
         Raises:
             ClusterError: the scheduler is lost.
         """
+        waiting, suspects, deaths = deque(tasks), list[Task](), Counter[str]()
+        with explain_lost_scheduler():
+            submitted, threads = _Submitted(self.client, function), _ThreadCount(self.client)
+            while waiting or submitted:
+                while waiting and len(submitted) < LOOK_AHEAD * threads.now():
+                    submitted.add(waiting.popleft())
+                end = submitted.wait_for_one()
+                if end.outcome is not None:
+                    yield end.outcome
+                    continue
+                deaths[end.task.case.id] += end.deaths
+                tries_left = MAX_DEATHS - deaths[end.task.case.id]
+                (waiting if tries_left > 1 else suspects).append(end.task)
+            for task in suspects:
+                submitted.add(task)
+                end = submitted.wait_for_one()
+                yield end.outcome or _failed(task, deaths[task.case.id] + end.deaths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a submitted task ended.
+
+    Attributes:
+        task: that ended.
+        outcome: of it; None if its worker died.
+        deaths: how many workers died of it, one after the other.
+    """
+
+    task: Task
+    outcome: Outcome | None = None
+    deaths: int = 0
+
+
+class _Submitted:
+    """The tasks that a scheduler has and that have not ended."""
+
+    def __init__(self, client: Any, function: Callable[[Task], Outcome]) -> None:
         from distributed import as_completed
+
+        self._client, self._function = client, function
+        self._futures = as_completed(loop=client.loop)
+        self._tasks: dict[str, Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, task: Task) -> None:
+        """Submit a task."""
+        future = self._client.submit(self._function, task, pure=False)
+        self._tasks[future.key] = task
+        self._futures.add(future)
+
+    def wait_for_one(self) -> _End:
+        """Wait until a task ends, and let go of its future, so that its result stays in no worker."""
         from distributed.scheduler import KilledWorker
 
-        waiting, suspects = deque(tasks), deque[Task]()
-        submitted: dict[str, Task] = {}
-        deaths: Counter[str] = Counter()
-        alone = False
+        future = next(self._futures)
+        task = self._tasks.pop(future.key)
+        try:
+            return _End(task=task, outcome=future.result())
+        except KilledWorker as error:
+            # a scheduler that is not ours tries again by itself before it says so
+            return _End(task=task, deaths=error.allowed_failures + 1)
 
-        def submit(task: Task) -> None:
-            future = self.client.submit(function, task, pure=False)
-            submitted[future.key] = task
-            running.add(future)
 
-        with connected():
-            running, threads = as_completed(loop=self.client.loop), _Threads(self.client)
-            while waiting or suspects or submitted:
-                while waiting and len(submitted) < LOOK_AHEAD * threads.count():
-                    submit(waiting.popleft())
-                if not submitted and suspects:
-                    alone = True
-                    submit(suspects.popleft())
-                future = next(running)
-                task = submitted.pop(future.key)
-                try:
-                    outcome = future.result()
-                except KilledWorker as error:
-                    # a scheduler that is not ours tries again by itself before it says so
-                    deaths[task.case.id] += error.allowed_failures + 1
-                    if not alone:
-                        (waiting if deaths[task.case.id] < MAX_DEATHS - 1 else suspects).append(task)
-                        continue
-                    outcome = _killed(task, deaths[task.case.id])
-                del future
-                yield outcome
+class _ThreadCount:
+    """How many threads a cluster has; it may grow and shrink."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._counted, self._count = -SECONDS_BETWEEN_COUNTS, 1
+
+    def now(self) -> int:
+        """Return the number, at least 1: a task that waits for a first worker makes an elastic cluster start one."""
+        if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
+            self._count = max(1, sum(self._client.nthreads().values()))
+            self._counted = time.monotonic()
+        return self._count
+
+
+def _failed(task: Task, deaths: int) -> Outcome:
+    reason = f"its worker process died {deaths} times, most likely out of memory; use fewer --workers, or larger jobs"
+    return Outcome(case=task.case.id, status="failed", error=reason)
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Say in one line that the scheduler is lost."""
+def explain_lost_scheduler() -> Iterator[None]:
+    """Turn what Dask raises where the scheduler is lost into one line.
+
+    Raises:
+        ClusterError: it is.
+    """
     from distributed import CancelledError
 
     try:
@@ -110,31 +174,53 @@ def connected() -> Iterator[None]:
         ) from error
 
 
-class _Threads:
-    """How many threads a cluster has; it may grow and shrink."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._counted, self._count = -SECONDS_BETWEEN_COUNTS, 1
-
-    def count(self) -> int:
-        """Return the number, at least 1: a task that waits for a first worker makes an elastic cluster start one."""
-        if time.monotonic() - self._counted > SECONDS_BETWEEN_COUNTS:
-            self._count = max(1, sum(self._client.nthreads().values()))
-            self._counted = time.monotonic()
-        return self._count
-
-
-def _killed(task: Task, deaths: int) -> Outcome:
-    reason = f"its worker process died {deaths} times, most likely out of memory; use fewer --workers, or larger jobs"
-    return Outcome(case=task.case.id, status="failed", error=reason)
-
-
 @contextmanager
-def in_process(parameters: MapParameters) -> Iterator[InProcess]:
-    """Provide an executor that is this process."""
-    compile_once(parameters)
-    yield InProcess()
+def executor_for(
+    tasks: Sequence[Task],
+    recipe: ResolvedRecipe,
+    paths: Sequence[Path],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    say: Callable[[str], None],
+    dashboard: bool = False,
+) -> Iterator[InProcess | OnDask]:
+    """Provide what runs tasks, and say where that is.
+
+    Args:
+        tasks: that it will run; without any, it is this process.
+        recipe: of the tasks, whose kernels are compiled first.
+        paths: that the workers of an existing cluster must see, beside the stores that the tasks take maps from.
+        workers: processes on this machine, 0 for this one; None for one per core, as far as memory goes.
+        scheduler: address or file of a Dask cluster that is there already.
+        say: gets a line of text for the user.
+        dashboard: say where Dask's dashboard of a local cluster is.
+
+    Raises:
+        ClusterError: there is no such cluster, or memory is too small for the largest case.
+    """
+    with ExitStack() as stack:
+        if not tasks or workers == 0:
+            compile_once(recipe.maps)
+            executor: InProcess | OnDask = InProcess()
+        elif scheduler is not None:
+            from geols_precompute.run.existing import existing_cluster
+
+            seen = [*paths, *{task.reuse.path for task in tasks if task.reuse}]
+            executor = stack.enter_context(existing_cluster(scheduler, recipe.maps, seen))
+        else:
+            from geols_precompute.run.memory import largest_need, workers_for
+
+            need = largest_need((task.case for task in tasks), recipe)
+            fitting = workers_for(need, workers)
+            if fitting.note:
+                say(f"note: {fitting.note}")
+            say(f"the largest case needs about {readable(need)}")
+            local = local_cluster(fitting.count, fitting.memory, recipe.maps, dashboard=dashboard)
+            executor = stack.enter_context(local)
+        if executor.description:
+            say(executor.description)
+        yield executor
 
 
 @contextmanager
@@ -151,85 +237,62 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
         ClusterError: the worker processes do not start.
     """
     import dask
-    from distributed import Client, LocalCluster
 
     compile_once(parameters)
-    # a worker's death is counted here, and no task waits in a worker for its turn
-    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
     with ExitStack() as closing:
-        closing.enter_context(dask.config.set(settings))
-        # worker processes inherit this: Ctrl-C reaches all of a terminal's processes, but only this one answers it
-        with _interrupts_later():
-            try:
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    memory_limit=memory,
-                    # a port that is free: Dask serves something there in any case, but the dashboard takes a second
-                    dashboard_address="127.0.0.1:0",
-                    scheduler_kwargs={"dashboard": dashboard},
-                    silence_logs=logging.CRITICAL,
-                    env=WORKER_ENVIRONMENT,
-                )
-                client = Client(cluster)
-            except (OSError, RuntimeError, TimeoutError) as error:
-                text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
-                raise ClusterError(text) from error
-            closing.callback(close_in_peace, client, cluster)
-        said = f"{plural(workers, 'worker')} of {readable(memory)}"
+        closing.enter_context(dask.config.set(LOCAL_SETTINGS))
+        # Ctrl-C must reach no worker, and must not come before it is known what is to be closed
+        with defer_interrupts():
+            client, cluster = _start_cluster(workers, memory, dashboard=dashboard)
+            closing.callback(close_uninterrupted, client, cluster)
+        description = f"{plural(workers, 'worker')} of {readable(memory)}"
         if dashboard and find_spec("bokeh"):
-            said += f", dashboard {client.dashboard_link}"
-        yield OnDask(client=client, description=said)
+            description += f", dashboard {client.dashboard_link}"
+        yield OnDask(client=client, description=description)
 
 
-def close_in_peace(*opened: Any) -> None:
-    """Close client and cluster in peace: a second Ctrl-C changes nothing any more."""
-    with _no_interrupts():
+def _start_cluster(workers: int, memory: int, *, dashboard: bool) -> tuple[Any, Any]:
+    """Start a scheduler and workers on this machine; (client, cluster)."""
+    from distributed import Client, LocalCluster
+
+    try:
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory,
+            # a port that is free: Dask serves something there in any case, but the dashboard takes a second
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": dashboard},
+            silence_logs=logging.CRITICAL,
+            env=WORKER_ENVIRONMENT,
+        )
+        return Client(cluster), cluster
+    except (OSError, RuntimeError, TimeoutError) as error:
+        text = f"the local cluster of {workers} workers did not start ({error}); try --workers 0"
+        raise ClusterError(text) from error
+
+
+def close_uninterrupted(*opened: Any) -> None:
+    """Close client and cluster, one after the other, whatever has become of them; Ctrl-C changes nothing any more."""
+    with ignore_interrupts():
         for one in opened:
             # a scheduler that is gone needs no farewell
             with suppress(OSError, TimeoutError):
                 one.close()
 
 
-@contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back until the end; what starts meanwhile, thread or process, never gets it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    # the start of this process would let Ctrl-C through again
-    resource_tracker.ensure_running()
-    # a thread that was there before may take the signal, so that blocking it is not enough
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        signal.signal(signal.SIGINT, before)
-    if held:
-        signal.raise_signal(signal.SIGINT)
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C meanwhile; signals can be set in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def compile_once(parameters: MapParameters) -> None:
-    """Compile the kernels into numba's cache on disk, so that the workers load them instead of compiling, too."""
+    """Compile what the maps need into numba's cache on disk, so that workers load it and do not compile it, too.
+
+    Raises:
+        MissingExtraError: the engine is GeodisTK, and it is not installed.
+    """
     compile_kernels(
-        metric=parameters.metric, lam=parameters.lam, iterations=parameters.iterations,
-        joint=parameters.modalities == "joint", engine=parameters.engine,
-    )  # fmt: skip
-    maps.compile_kernels()
-    thinning.skeleton(np.ones((1, 1, 1), bool))
+        metric=parameters.metric,
+        lam=parameters.lam,
+        iterations=parameters.iterations,
+        joint=parameters.modalities == "joint",
+        engine=parameters.engine,
+    )
+    decay.compile_kernels()
+    skeleton(np.ones((1, 1, 1), bool))

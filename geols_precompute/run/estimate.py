@@ -1,9 +1,9 @@
-"""Dry run: what a run will take, from the headers of all cases and from one that is computed and thrown away."""
+"""What a run will take, from the headers of all cases and from one that is computed and thrown away."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -15,10 +15,11 @@ from geols_precompute.data.cases import Problem
 from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
 from geols_precompute.errors import InputError, OutputError
+from geols_precompute.progress import OnCase
+from geols_precompute.run.execute import create_stores
 from geols_precompute.run.memory import case_bytes
-from geols_precompute.run.plan import Plan, create_stores
+from geols_precompute.run.plan import Plan
 from geols_precompute.run.task import Outcome, Task, run_case
-from geols_precompute.store.layout import VOLUMES
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class Estimate:
     memory: int = 0
 
 
-def estimate(plan: Plan, on_header: Callable[[], None] = lambda: None) -> Estimate:
+def estimate(plan: Plan, on_case: OnCase = lambda case, error: None) -> Estimate:
     """Read the headers of all cases of a plan and compute the one of median size.
 
     Nothing stays: the sample is computed in a temporary folder beside the output, on the same file system.
@@ -66,9 +67,10 @@ def estimate(plan: Plan, on_header: Callable[[], None] = lambda: None) -> Estima
             geometry = read_case_header(task.case, modalities=len(plan.recipe.preprocessing.modalities))
             sized.append((math.prod(prepared_size(geometry, plan.recipe.preprocessing.spacing)), task))
             needs.append(case_bytes(geometry, plan.recipe))
+            on_case(task.case.id, "")
         except InputError as error:
             problems.append(Problem(case_id=task.case.id, reason=str(error)))
-        on_header()
+            on_case(task.case.id, str(error))
     total, failed = sum(voxels for voxels, _ in sized), 0
     for voxels, task in _from_the_middle(sorted(sized, key=itemgetter(0))):
         outcome, volume_bytes, label_bytes = _computed(plan, task)
@@ -99,7 +101,7 @@ def _from_the_middle(items: Sequence[T]) -> list[T]:
 def _computed(plan: Plan, task: Task) -> tuple[Outcome, int, int]:
     """Compute a case in a folder of its own; (outcome, bytes in the volume store, bytes in the label store)."""
     with trial(plan, task) as (elsewhere, outcome):
-        return outcome, _bytes(elsewhere.out / VOLUMES / task.case.id), _bytes(elsewhere.labels / task.case.id)
+        return outcome, _bytes(elsewhere.volumes / task.case.id), _bytes(elsewhere.labels / task.case.id)
 
 
 def _bytes(folder: Path) -> int:
@@ -120,4 +122,4 @@ def trial(plan: Plan, task: Task) -> Iterator[tuple[Plan, Outcome]]:
         remove_abandoned(beside)  # of trials that were killed
         elsewhere = replace(plan, out=folder)
         create_stores(elsewhere)
-        yield elsewhere, run_case(replace(task, volumes=elsewhere.out / VOLUMES, labels=elsewhere.labels))
+        yield elsewhere, run_case(replace(task, volumes=elsewhere.volumes, labels=elsewhere.labels))

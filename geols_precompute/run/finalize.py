@@ -1,4 +1,4 @@
-"""Finalize: the manifests of stores that several runs, or parts of one, have filled."""
+"""The manifests of stores that several runs, or parts of one, have filled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geols_precompute.atomic import remove_abandoned
 from geols_precompute.errors import StoreError
-from geols_precompute.run import state as runlog
+from geols_precompute.run import state
 from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.writer import whole_cases, write_manifest
 
@@ -36,14 +36,14 @@ def finalize(root: Path, *, partial: bool) -> tuple[int, str]:
         OSError: it cannot be written.
     """
     beside = root.parent / VOLUMES
-    failures = runlog.known_failures(root.parent, None if root == beside else root.stem)
+    failures = state.known_failures(root.parent, None if root == beside else root.stem)
     sources = {case: geols["source"] for case, geols in whole_cases(root)}
     if root != beside and beside.is_dir():
         for case, geols in whole_cases(beside):
             if case in sources and sources[case] != geols["source"]:
                 failures.setdefault(case, "its maps were made from other files than its volume")
     committed = set(sources) - set(failures)
-    missing = sorted(set(runlog.planned_cases(root.parent)) - committed)
+    missing = sorted(set(state.planned_cases(root.parent)) - committed)
     if missing and not partial:
         raise StoreError(f"{root}: {describe_missing(missing, failures)}")
     remove_abandoned(root)

@@ -1,4 +1,4 @@
-"""Resources: how much memory the largest case needs, and how many workers of this machine that allows."""
+"""Memory: what a case needs, how many workers of this machine that allows, and what a process has used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
 from geols_precompute.errors import ClusterError, InputError
 from geols_precompute.formatting import readable
-from geols_precompute.recipe.parameters import Recipe
+from geols_precompute.recipe.parameters import ResolvedRecipe
 
 #: Headers that are read to find the largest case among those with the largest files.
 CANDIDATES = 16
@@ -41,14 +41,13 @@ class Workers:
     note: str = ""
 
 
-def case_bytes(geometry: Geometry, recipe: Recipe) -> int:
+def case_bytes(geometry: Geometry, recipe: ResolvedRecipe) -> int:
     """Return about how much memory a worker needs for a case whose files lie on this grid."""
     voxels = max(math.prod(size) for size in (geometry.size, prepared_size(geometry, recipe.preprocessing.spacing)))
-    channels = len(recipe.classes) - (recipe.maps.background != "seeds")
-    return needed_bytes(voxels, modalities=len(recipe.preprocessing.modalities), channels=channels)
+    return needed_bytes(voxels, modalities=len(recipe.preprocessing.modalities), channels=len(recipe.channels))
 
 
-def largest_need(cases: Iterable[Case], recipe: Recipe) -> int:
+def largest_need(cases: Iterable[Case], recipe: ResolvedRecipe) -> int:
     """Return about how much memory the largest case needs; 0 if no header can be read."""
 
     def file_bytes(case: Case) -> int:

@@ -1,4 +1,4 @@
-"""Reuse: maps that another label store holds already, taken for the cases whose data and recipe are the same."""
+"""Maps that another label store holds already, taken for the cases whose data and recipe are the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.errors import RecipeError, StoreError
-from geols_precompute.recipe.parameters import Recipe, recipe_differences
+from geols_precompute.recipe.parameters import ResolvedRecipe, recipe_differences
 from geols_precompute.share.copy import copy_case
 from geols_precompute.share.remote import is_url
 from geols_precompute.store.reader import LabelStore
@@ -32,7 +32,7 @@ class Reuse:
     by_name: bool
 
     @classmethod
-    def of(cls, store: str, recipe: Recipe) -> Reuse:
+    def of(cls, store: str, recipe: ResolvedRecipe) -> Reuse:
         """Open a label store, a folder or an archive on this machine, to take maps of this recipe from.
 
         Raises:
@@ -42,10 +42,9 @@ class Reuse:
         if is_url(store):
             raise RecipeError(f"--reuse {store}: fetch it first, with geols-store pull, and give the folder")
         path, opened = Path(store).absolute(), LabelStore.open(store)
-        values = [label.value for label in recipe.classes]
         differing = recipe_differences(
-            {**recipe.as_json(), "class values": values},
-            {**opened.recipe, "class values": [label.value for label in opened.classes]},
+            {**recipe.as_json(), "class values": list(recipe.classes.values)},
+            {**opened.recipe, "class values": list(opened.classes.values)},
         )
         if differing:
             raise RecipeError(

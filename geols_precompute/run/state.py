@@ -1,4 +1,9 @@
-"""The files beside the stores, private to the lab: plan, state, failures and run."""
+"""The files beside the stores, private to the lab.
+
+plan.json     the cases that the last run set out to have
+state.jsonl   a line for each case that ended: how, from which files, in how many seconds; appended, never rewritten
+failures.jsonl   the cases of the last run that failed, for people; written anew at its end
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from typing import Any
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import StoreError
 
-STATE, FAILURES, RUN = "state", "failures", "run"
+STATE, FAILURES = "state", "failures"
 PLAN = "plan.json"
 
 #: A source file as it was read: path, bytes, modification time in nanoseconds.
@@ -50,21 +55,9 @@ def log_path(out: Path, name: str, suffix: str = "") -> Path:
     return out / f"{name}{suffix}.jsonl"
 
 
-def committed_record(case: str, store: str, stamps: Iterable[SourceStamp], source: str) -> dict[str, Any]:
-    """Return what the state says of a case that a store holds now, made from these files.
-
-    Args:
-        case: id.
-        store: name of the label store.
-        stamps: of the files as they were read.
-        source: digest of their fingerprints.
-    """
-    return {"case": case, "store": store, "sources": [*stamps], "source": source, "at": time.time()}
-
-
 def failed_record(case: str, store: str, reason: str) -> dict[str, Any]:
-    """Return what the state says of a case that failed."""
-    return {"case": case, "store": store, "failed": reason, "at": time.time()}
+    """Return what the state says of a case that failed before it was read."""
+    return {"case": case, "store": store, "status": "failed", "failed": reason, "at": time.time()}
 
 
 def known_sources(out: Path) -> dict[str, dict[tuple[SourceStamp, ...], set[str]]]:

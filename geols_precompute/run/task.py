@@ -1,4 +1,4 @@
-"""Task: one case, from its source files to its commits in both stores. This is what a worker runs."""
+"""One case, from its source files to its commits in both stores. This is what a worker runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, Literal
 
 from geols_precompute.atomic import writing_to
 from geols_precompute.data.cases import Case
-from geols_precompute.data.prepare import UInt8Array, class_indices, prepare, to_int16
-from geols_precompute.data.volumes import Volume, fingerprint, read_volume
+from geols_precompute.data.prepare import PreparedCase, prepare_source, read_source, to_int16
+from geols_precompute.data.volumes import Volume
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
-from geols_precompute.maps.case import CaseMaps, compute_maps
-from geols_precompute.recipe.parameters import Recipe
-from geols_precompute.run import memory
-from geols_precompute.run import state as runlog
+from geols_precompute.maps.case import Maps, maps_of_case
+from geols_precompute.recipe.parameters import ResolvedRecipe
+from geols_precompute.run import memory, state
 from geols_precompute.run.reuse import Reuse
-from geols_precompute.run.state import SourceStamp
 from geols_precompute.store.verify import compare_source
 from geols_precompute.store.writer import commit_case, committed_case
+
+Status = Literal["computed", "reused", "unchanged", "failed", "unwritable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Task:
     """
 
     case: Case
-    recipe: Recipe
+    recipe: ResolvedRecipe
     volumes: Path
     labels: Path
     reuse: Reuse | None = None
@@ -65,15 +65,30 @@ class Outcome:
     """
 
     case: str
-    status: Literal["computed", "reused", "unchanged", "failed", "unwritable"]
+    status: Status
     error: str = ""
     trace: str = ""
-    sources: tuple[SourceStamp, ...] = ()
+    sources: tuple[state.SourceStamp, ...] = ()
     source: str = ""
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     worker: str = ""
+
+    def as_record(self, store: str) -> dict[str, Any]:
+        """Return what the state says of this case in the label store of that name."""
+        record = {
+            "case": self.case,
+            "store": store,
+            "status": self.status,
+            "seconds": {step: round(value, 4) for step, value in self.seconds.items()},
+            "peak_memory": self.peak_memory,
+            "worker": self.worker,
+            "at": time.time(),
+        }
+        if self.status == "failed":
+            return record | {"failed": self.error}
+        return record | {"sources": [*self.sources], "source": self.source}
 
 
 def run_case(task: Task) -> Outcome:
@@ -85,93 +100,96 @@ def run_case(task: Task) -> Outcome:
 
 
 def _outcome_of(task: Task) -> Outcome:
-    status: Literal["failed", "unwritable"] = "failed"
     try:
         return _run_case(task)
-    except OutputError as error:
-        status, reason = "unwritable", str(error)
-    except GeolsError as error:
-        reason = str(error)
-    except MemoryError:
-        reason = "out of memory; use fewer --workers, so that each has more"
     except Exception as error:
-        # a bug of ours or a library's must not cost the other cases either
-        reason = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-    return Outcome(case=task.case.id, status=status, error=reason, trace=traceback.format_exc())
+        status: Status = "unwritable" if isinstance(error, OutputError) else "failed"
+        return Outcome(case=task.case.id, status=status, error=_reason(error), trace=traceback.format_exc())
+
+
+def _reason(error: Exception) -> str:
+    """Return why a case failed, in one line."""
+    if isinstance(error, GeolsError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer --workers, so that each has more"
+    # a bug of ours or a library's must not cost the other cases either
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
 def _run_case(task: Task) -> Outcome:
-    case, recipe = task.case, task.recipe
-    clock = _Clock()
-    try:
-        stamps = runlog.source_stamps(case.files)
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read here: {error.strerror}") from error
-    volume = read_volume(case.images, case.label, modalities=len(recipe.preprocessing.modalities))
-    clock.lap("read")
-    source = fingerprint(volume).as_json()
-    if stamps != runlog.source_stamps(case.files):
+    case, recipe, clock = task.case, task.recipe, _Clock()
+    stamps = _stamps(case)
+    volume, source = read_source(case, modalities=len(recipe.preprocessing.modalities))
+    if stamps != _stamps(case):
         raise InputError(f"{case.files[0].parent}: a file of the case changed while it was read; run again")
-    clock.lap("fingerprint")
-    if _is_committed(task.volumes, case.id, source) and _is_committed(task.labels, case.id, source):
-        return Outcome(
-            case=case.id, status="unchanged", sources=stamps, source=source_digest(source), notes=volume.notes,
-            seconds=clock.seconds,
-        )  # fmt: skip
-    values = [label.value for label in recipe.classes]
-    prepared = prepare(volume, spacing=recipe.preprocessing.spacing, clip=recipe.preprocessing.clip)
-    assert prepared.label is not None
-    try:
-        label_ZYX = class_indices(prepared.label, values, ignore=recipe.preprocessing.ignore)
-    except InputError as error:
-        raise InputError(f"{case.label}: {error}") from error
+    clock.lap("read")
+    status, notes = _store_case(task, volume, source, clock)
+    return Outcome(
+        case=case.id,
+        status=status,
+        sources=stamps,
+        source=source_digest(source),
+        notes=(*volume.notes, *notes),
+        seconds=clock.seconds,
+    )
+
+
+def _store_case(task: Task, volume: Volume, source: dict[str, Any], clock: _Clock) -> tuple[Status, tuple[str, ...]]:
+    """Commit to both stores what they lack of a case; (status, notes)."""
+    case, recipe = task.case, task.recipe
+    volume_is_there = _is_committed(task.volumes, case.id, source)
+    if volume_is_there and _is_committed(task.labels, case.id, source):
+        return "unchanged", ()
+    prepared = prepare_source(case, volume, source, recipe.preprocessing, recipe.classes)
     clock.lap("prepare")
     with writing_to(task.labels.parent):
-        _commit_volume(task, prepared, label_ZYX, volume, source)
-        clock.lap("commit volume")
-        reused, notes = _reuse_maps(task, prepared, source)
+        if not volume_is_there:
+            _commit_volume(task, prepared)
+            clock.lap("commit volume")
+        reused, notes = _reuse_maps(task, prepared)
+    if reused:
         clock.lap("reuse")
-    if not reused:
-        maps = compute_maps(
-            prepared.image, label_ZYX, prepared.geometry.spacing_zyx, parameters=recipe.maps, classes=recipe.classes,
-            modalities=recipe.preprocessing.modalities, case_id=case.id,
-        )  # fmt: skip
-        clock.lap("maps")
-        with writing_to(task.labels.parent):
-            document = _label_document(task, maps, source)
-            commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, document)
-        clock.lap("commit maps")
-        notes += maps.notes
-    return Outcome(
-        case=case.id, status="reused" if reused else "computed", sources=stamps, source=source_digest(source),
-        notes=(*volume.notes, *notes), seconds=clock.seconds,
-    )  # fmt: skip
+        return "reused", notes
+    maps = maps_of_case(
+        prepared.image,
+        prepared.label,
+        prepared.geometry.spacing_zyx,
+        parameters=recipe.maps,
+        classes=recipe.classes,
+        modalities=recipe.preprocessing.modalities,
+        case=case.id,
+    )
+    clock.lap("maps")
+    with writing_to(task.labels.parent):
+        commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, _label_document(maps, source))
+    clock.lap("commit maps")
+    return "computed", (*notes, *maps.notes)
 
 
-def _reuse_maps(task: Task, prepared: Volume, source: dict[str, Any]) -> tuple[bool, tuple[str, ...]]:
+def _reuse_maps(task: Task, prepared: PreparedCase) -> tuple[bool, tuple[str, ...]]:
     """Take the maps of a case from another store, if it has them; (whether it had, notes)."""
     if task.reuse is None:
         return False, ()
     try:
-        return task.reuse.take(task.case.id, source, prepared.geometry, task.labels), ()
+        return task.reuse.take(task.case.id, prepared.source, prepared.geometry, task.labels), ()
     except StoreError as error:
         return False, (f"its maps could not be taken and were computed: {error}",)
 
 
-def _commit_volume(task: Task, prepared: Volume, label_ZYX: UInt8Array, volume: Volume, source: dict[str, Any]) -> None:
-    if _is_committed(task.volumes, task.case.id, source):
-        return
+def _commit_volume(task: Task, prepared: PreparedCase) -> None:
     stored, scale, offset = to_int16(prepared.image)
     document = {
-        "source": source,
-        "source_geometry": volume.geometry.as_json(),
+        "source": prepared.source,
+        "source_geometry": prepared.source_geometry.as_json(),
         "image": {"scale": scale, "offset": offset},
     }
-    commit_case(task.volumes, task.case.id, {"image": stored, "label": label_ZYX}, prepared.geometry, document)
+    commit_case(task.volumes, task.case.id, {"image": stored, "label": prepared.label}, prepared.geometry, document)
 
 
-def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[str, Any]:
-    values = [label.value for label in task.recipe.classes]
+def _label_document(maps: Maps, source: dict[str, Any]) -> dict[str, Any]:
+    """Return what a label store keeps of a case beside its maps, with the values of label files for classes."""
+    values = maps.classes.values
     return {
         "source": source,
         "present": [values[index] for index in maps.present],
@@ -186,6 +204,13 @@ def _label_document(task: Task, maps: CaseMaps, source: dict[str, Any]) -> dict[
 def source_digest(source: Mapping[str, Any]) -> str:
     """Return the digest of a case's fingerprints."""
     return sha256_hex(canonical_json(source))
+
+
+def _stamps(case: Case) -> tuple[state.SourceStamp, ...]:
+    try:
+        return state.source_stamps(case.files)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read here: {error.strerror}") from error
 
 
 def _is_committed(root: Path, case: str, source: dict[str, Any]) -> bool:

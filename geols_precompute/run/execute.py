@@ -1,0 +1,167 @@
+"""Carries a plan out: stores, tasks, manifests. It resumes, and one failed case never stops the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from geols_precompute.atomic import replace_file, writing_to
+from geols_precompute.digests import canonical_json
+from geols_precompute.errors import OutputError
+from geols_precompute.progress import OnCase
+from geols_precompute.recipe.parameters import TrainingHints
+from geols_precompute.run import state
+from geols_precompute.run.plan import Plan
+from geols_precompute.run.task import Outcome, Task, run_case
+from geols_precompute.store.layout import METADATA, root_metadata
+from geols_precompute.store.writer import (
+    amend_manifest,
+    committed_case,
+    create_store,
+    manifest_digests,
+    read_attributes,
+    refuse_store,
+    remove_case,
+    require_same_recipe,
+    write_manifest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        volumes, labels: the stores.
+        digest: of the label store; None for a part of a run, which writes no manifest.
+        computed, reused, unchanged: how many cases.
+        failures: case id to the reason why it failed, in one line.
+        notes: case id to what a person should know about it.
+        traces: case id to where it failed in the code, for those that failed while they were computed.
+    """
+
+    volumes: Path
+    labels: Path
+    digest: str | None
+    computed: int
+    reused: int
+    unchanged: int
+    failures: Mapping[str, str]
+    notes: Mapping[str, tuple[str, ...]]
+    traces: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Executor(Protocol):
+    """Runs a function over tasks somewhere, a bounded number at a time, and yields results as they end."""
+
+    def run(self, function: Callable[[Task], Outcome], tasks: Sequence[Task]) -> Iterator[Outcome]:
+        """Yield one outcome per task, in any order."""
+
+
+def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error: None) -> Summary:
+    """Run a plan, whose stores `create_stores` made, to its end and write the manifests.
+
+    Raises:
+        OutputError: the output cannot be written; what is committed stays, and the next run goes on from there.
+    """
+    failures = {problem.case_id: problem.reason for problem in plan.problems}
+    notes: dict[str, tuple[str, ...]] = {}
+    traces: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    log = state.log_path(plan.out, state.STATE, plan.suffix)
+    with writing_to(plan.out):
+        state.append(log, *(state.failed_record(case, plan.name, reason) for case, reason in failures.items()))
+        for outcome in executor.run(run_case, plan.tasks):
+            if outcome.status == "unwritable":
+                raise OutputError(outcome.error)
+            on_case(outcome.case, outcome.error)
+            state.append(log, outcome.as_record(plan.name))
+            counts[outcome.status] += 1
+            if outcome.notes:
+                notes[outcome.case] = outcome.notes
+            if outcome.status == "failed":
+                failures[outcome.case] = outcome.error
+                traces[outcome.case] = outcome.trace
+        state.write_failures(plan.out, plan.suffix, failures)
+        digest = None
+        if plan.part is None:
+            # what an earlier run made of a case that fails now may not fit its files any more
+            write_manifest(plan.volumes, leave_out=failures)
+            digest = write_manifest(plan.labels, leave_out=failures)
+    return Summary(
+        volumes=plan.volumes,
+        labels=plan.labels,
+        digest=digest,
+        computed=counts["computed"],
+        reused=counts["reused"],
+        unchanged=len(plan.finished) + counts["unchanged"],
+        failures=dict(sorted(failures.items())),
+        notes=notes,
+        traces=traces,
+    )
+
+
+def create_stores(plan: Plan) -> None:
+    """Create the output folder, both stores' roots and the list of planned cases, or check the ones there.
+
+    Raises:
+        OutputError: they cannot be written.
+        StoreError: a store there was made with another recipe.
+    """
+    # before anything is taken out of one store, the other must be known to fit
+    check_stores(plan)
+    with writing_to(plan.out):
+        for root, metadata in _roots(plan).items():
+            create_store(root, metadata)
+            _leave_out_pending(plan, root)
+        ids = [*(case.id for case in plan.dataset.cases), *(problem.case_id for problem in plan.dataset.problems)]
+        replace_file(plan.out / state.PLAN, canonical_json({"planned": sorted(ids)}))
+
+
+def _leave_out_pending(plan: Plan, root: Path) -> None:
+    """Take the cases that will be computed again, or failed, out of a manifest, and the damaged ones out of the store.
+
+    The order matters: what was edited must not pass for whole once the manifest says nothing of it any more.
+    """
+    digests = manifest_digests(root)
+    again = {task.case.id for task in plan.tasks} | {problem.case_id for problem in plan.problems}
+    if again := again & set(digests):
+        for case in again:
+            if committed_case(root, case, digests) is None:
+                remove_case(root, case)
+        amend_manifest(root, without=again)
+
+
+def check_stores(plan: Plan) -> None:
+    """Refuse what `create_stores` would refuse, and write nothing.
+
+    Raises:
+        OutputError, StoreError: see there.
+    """
+    refuse_store(plan.out)
+    if plan.out.exists() and not plan.out.is_dir():
+        raise OutputError(f"{plan.out}: is a file; name a folder with --out")
+    for root, metadata in _roots(plan).items():
+        require_same_recipe(root, metadata)
+
+
+def _roots(plan: Plan) -> dict[Path, dict[str, Any]]:
+    """Return the zarr.json of both stores' roots."""
+    recipe, dataset = plan.recipe, plan.dataset
+    terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
+    hints = {"training": _training_hints(plan)}
+    return {
+        plan.volumes: root_metadata("geols-volumes", recipe.preprocessing_json(), recipe.classes, hints),
+        plan.labels: root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms),
+    }
+
+
+def _training_hints(plan: Plan) -> dict[str, Any]:
+    """Return the recipe's hints, or those of an earlier run if this one has no recipe that states any."""
+    hints = plan.recipe.hints.as_json()
+    if plan.recipe.hints == TrainingHints() and (plan.volumes / METADATA).exists():
+        return read_attributes(plan.volumes).get("training", hints)
+    return hints
