@@ -76,11 +76,14 @@ class Faults:
     ranges: bool = True
     seconds: float = 3.0
     seen: list[tuple[str, str]] = field(default_factory=list)
+    authorizations: set[str] = field(default_factory=set)
 
 
 @contextmanager
 def failing(root: Path, faults: Faults) -> Iterator[Site]:
-    """Serve a folder with faults: cut (half the bytes), wrong (a flipped bit), slow, short, or a status as 500."""
+    """Serve a folder with faults: cut (half the bytes), wrong (a flipped bit), slow, short, unsized (the end of the
+    connection is the end of the file), or a status as 500.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,6 +94,7 @@ def failing(root: Path, faults: Faults) -> Iterator[Site]:
             with lock:
                 before = sum(path == self.path for path, _ in faults.seen)
                 faults.seen.append((self.path, part))
+                faults.authorizations.add(self.headers.get("Authorization", ""))
             fault = faults.act(self.path, before)
             file = root / self.path.lstrip("/")
             if fault.isdigit() or not file.is_file():
@@ -109,7 +113,8 @@ def failing(root: Path, faults: Faults) -> Iterator[Site]:
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
             else:
                 self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            if fault != "unsized":
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if fault == "slow":
                 time.sleep(faults.seconds)

@@ -25,7 +25,7 @@ SHAPE = (9, 70, 130)
 
 
 def packed(store: LabelStore, path, names=None):
-    pack(store, path, names or {}, lambda: None)
+    pack(store, path, names or {}, lambda case, error: None)
     return path
 
 

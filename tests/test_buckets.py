@@ -7,7 +7,7 @@ import os
 import pytest
 from test_archive import packed
 from test_remote import SHARD
-from test_share import CASES, part, run, whole
+from test_share import CASES, make_store, run, verified_store
 from test_store import label_store
 
 from geols_precompute.share import remote
@@ -24,9 +24,11 @@ def bucket(tmp_path_factory):
     server.start()
     host, port = server.get_host_and_port()
     settings = {
-        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }  # fmt: skip
+    }
     before = dict(os.environ)
     os.environ.update(settings)
     client = boto3.client("s3")
@@ -45,7 +47,7 @@ def upload(client, folder, prefix):
 
 def test_pull_from_s3(bucket, tmp_path, monkeypatch):
     root = tmp_path / "site"
-    store = part(root / "labels.zarr", CASES)
+    store = make_store(root / "labels.zarr", CASES)
     packed(store, root / "labels.zarr.zip")
     upload(bucket, root, "public")
     size = (root / SHARD[1:]).stat().st_size
@@ -56,7 +58,7 @@ def test_pull_from_s3(bucket, tmp_path, monkeypatch):
             out = tmp_path / f"{number}-{name}"
             result = run("pull", f"s3://labels/public/{name}", "-o", out)
             assert result.exit_code == 0, result.output
-            whole(out, store.digest)
+            verified_store(out, store.digest)
     bucket.delete_object(Bucket="labels", Key=f"public{SHARD}")
     result = run("pull", "s3://labels/public/labels.zarr", "-o", tmp_path / "out.zarr")
     assert result.exit_code == 1
@@ -78,4 +80,4 @@ def test_a_large_case_streams_through_s3(bucket, tmp_path, monkeypatch):
     assert (store.path / "one/maps/c/0/0/0/0").stat().st_size > 500_000
     upload(bucket, tmp_path / "big", "big")
     assert run("pull", "s3://labels/big/labels.zarr", "-o", tmp_path / "out.zarr").exit_code == 0
-    whole(tmp_path / "out.zarr", store.digest)
+    verified_store(tmp_path / "out.zarr", store.digest)

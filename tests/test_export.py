@@ -76,7 +76,7 @@ def test_the_soft_label(made, tmp_path, alpha, normalize):
     image = exported(labels, tmp_path / "s.nii.gz", "--soft", "--alpha", alpha, "--normalize", normalize)
     assert_lies_on(image, root / "labelsTr/case_00.nii.gz")
     maps = softlabel.class_maps(labels.maps("case_00"), channels=(1, 2), present=(0, 1, 2), n_classes=3)
-    wanted = softlabel.geols(volumes.label("case_00"), maps, alpha=alpha, normalize=normalize)
+    wanted = softlabel.soft_label(volumes.label("case_00"), maps, alpha=alpha, normalize=normalize)
     np.testing.assert_allclose(sitk.GetArrayFromImage(image), wanted, atol=1e-6)
     if alpha == 0:
         source = sitk.GetArrayFromImage(sitk.ReadImage(str(root / "labelsTr/case_00.nii.gz")))

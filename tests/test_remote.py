@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import time
 import pytest
 from servers import Faults, failing, nginx
 from test_archive import packed
-from test_share import CASES, part, run, whole
+from test_share import CASES, make_store, run, verified_store
 
 from geols_precompute.errors import StoreError
 from geols_precompute.share import copy as share
@@ -26,7 +27,7 @@ SHARD = "/labels.zarr/b/maps/c/0/0/0/0"
 def site(tmp_path):
     """The folder of a web site that holds a store, as a folder and packed; and the store."""
     root = tmp_path / "site"
-    store = part(root / "labels.zarr", CASES)
+    store = make_store(root / "labels.zarr", CASES)
     packed(store, root / "labels.zarr.zip")
     return root, store
 
@@ -50,7 +51,7 @@ def test_pull_a_folder_from_nginx_asks_for_the_named_files_once_and_for_nothing_
     with nginx(root, directives) as server:
         result = run("pull", f"{server.url}/labels.zarr", "--digest", store.digest, "-o", tmp_path / "out.zarr")
         assert result.exit_code == 0, result.output
-        whole(tmp_path / "out.zarr", store.digest)
+        verified_store(tmp_path / "out.zarr", store.digest)
         paths = [path for path, _ in server.log()]
     assert set(paths) == files_of(store)
     assert len(paths) == len(set(paths))
@@ -65,7 +66,7 @@ def test_pull_an_archive_from_nginx(site, tmp_path, directives):
         assert result.exit_code == 0, result.output
         assert LabelStore.open(tmp_path / "out/labels.zarr").cases == ("a", "b")
         assert run("pull", url, "-o", tmp_path / "out" / "labels.zarr").exit_code == 0
-        whole(tmp_path / "out/labels.zarr", store.digest)
+        verified_store(tmp_path / "out/labels.zarr", store.digest)
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["labels.zarr"]
         asked = sum(stop - start + 1 for start, stop in ranges(server.log()))
     if not directives:
@@ -127,7 +128,7 @@ def test_a_cut_transfer_goes_on_where_it_broke(site, tmp_path, ranges_on, monkey
     with failing(root, faults) as server:
         result = run("pull", f"{server.url}/labels.zarr", "-o", tmp_path / "out.zarr")
         assert result.exit_code == 0, result.output
-    whole(tmp_path / "out.zarr", store.digest)
+    verified_store(tmp_path / "out.zarr", store.digest)
     parts = [part for path, part in faults.seen if path == SHARD]
     assert len(parts) == 3
     assert parts[0] == ""
@@ -144,7 +145,7 @@ def test_every_second_transfer_may_be_cut(site, tmp_path, monkeypatch):
     with failing(root, faults) as server:
         result = run("pull", f"{server.url}/labels.zarr.zip", "-o", tmp_path / "out.zarr")
         assert result.exit_code == 0, result.output
-    whole(tmp_path / "out.zarr", store.digest)
+    verified_store(tmp_path / "out.zarr", store.digest)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_passing_fault_is_not_noticed(site, tmp_path, fault):
     with failing(root, faults) as server:
         result = run("pull", f"{server.url}/labels.zarr", "-o", tmp_path / "out.zarr")
     assert result.exit_code == 0, result.output
-    whole(tmp_path / "out.zarr", store.digest)
+    verified_store(tmp_path / "out.zarr", store.digest)
 
 
 @pytest.mark.parametrize("target", ["/labels.zarr/manifest.json", "/labels.zarr/zarr.json"])
@@ -198,7 +199,7 @@ def test_a_damaged_manifest_or_root_leaves_nothing(site, tmp_path, fault, target
 def test_a_server_that_dies_is_given_up_and_the_next_run_goes_on(tmp_path):
     root = tmp_path / "site"
     cases = [f"{letter}{number}" for letter in "ab" for number in range(30)]
-    store = part(root / "labels.zarr", cases)
+    store = make_store(root / "labels.zarr", cases)
     asked: set[str] = set()
 
     def act(path, before):
@@ -213,12 +214,12 @@ def test_a_server_that_dies_is_given_up_and_the_next_run_goes_on(tmp_path):
         result = run("pull", f"{server.url}/labels.zarr", "-o", tmp_path / "out.zarr")
         assert result.exit_code == 0
         assert " 0 there already" not in result.output
-    whole(tmp_path / "out.zarr", store.digest)
+    verified_store(tmp_path / "out.zarr", store.digest)
 
 
 def test_a_file_that_changes_while_it_is_fetched_is_an_error_not_a_mixture(site, tmp_path):
     root, _ = site
-    other = part(tmp_path / "other.zarr", CASES, seed=1)
+    other = make_store(tmp_path / "other.zarr", CASES, seed=1)
 
     def act(path, before):
         if path == SHARD and before == 1:
@@ -230,6 +231,27 @@ def test_a_file_that_changes_while_it_is_fetched_is_an_error_not_a_mixture(site,
     assert result.exit_code == 1
     assert re.search(r"failed: b: .*(differs from its digest|bytes, \d+ expected)", result.output)
     assert not (tmp_path / "out.zarr/b").exists()
+
+
+def test_answers_that_do_not_tell_their_length(site, tmp_path):
+    root, store = site
+    with failing(root, Faults(lambda path, before: "unsized")) as server:
+        for name in ("labels.zarr", "labels.zarr.zip"):
+            result = run("pull", f"{server.url}/{name}", "-o", tmp_path / f"of-{name}")
+            assert result.exit_code == 0, result.output
+            verified_store(tmp_path / f"of-{name}", store.digest)
+
+
+def test_user_and_password_of_an_address_are_sent(site, tmp_path):
+    root, store = site
+    faults = Faults(lambda path, before: "")
+    with failing(root, faults) as server:
+        url = server.url.replace("http://", "http://user:secret@") + "/labels.zarr"
+        result = run("pull", url, "-o", tmp_path / "out.zarr")
+    assert result.exit_code == 0, result.output
+    assert "secret" not in result.output
+    verified_store(tmp_path / "out.zarr", store.digest)
+    assert faults.authorizations == {"Basic " + base64.b64encode(b"user:secret").decode()}
 
 
 def test_secrets_in_an_address_are_not_shown(site):
@@ -265,10 +287,8 @@ from geols_precompute.cli.store import store
 sys.argv = ["geols-store", "pull", {url!r}, "-o", {str(tmp_path / "x")!r}]
 store()
 """
-        done = subprocess.run(
-            [sys.executable, "-c", BLOCKER.format(blocked={package}) + code], capture_output=True, text=True,
-            timeout=60, check=False,
-        )  # fmt: skip
+        command = [sys.executable, "-c", BLOCKER.format(blocked={package}) + code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1] == f'error: {package} is not installed; run: pip install "geols[remote]"'
 
@@ -289,4 +309,4 @@ def test_ctrl_c_ends_a_pull_that_waits_for_a_server(site, tmp_path):
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "stopped; run the same command again to go on"
     assert run("pull", store.path, "-o", out).exit_code == 0
-    whole(out, store.digest)
+    verified_store(out, store.digest)

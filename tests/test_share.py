@@ -15,7 +15,8 @@ from test_store import RECIPE, geometry, label_store, maps_array
 
 from geols_precompute.cli.store import store as store_command
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.recipe.parameters import MapParameters, Recipe, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import MapParameters, ResolvedRecipe
 from geols_precompute.share import copy as share
 from geols_precompute.share.merge import merge
 from geols_precompute.store.layout import root_metadata
@@ -31,7 +32,7 @@ def run(*args):
     return CliRunner().invoke(store_command, [str(a) for a in args])
 
 
-def part(root, cases, *, recipe=RECIPE, terms=None, seed=0) -> LabelStore:
+def make_store(root, cases, *, recipe=RECIPE, terms=None, seed=0) -> LabelStore:
     """A label store of some cases; a case's maps depend on its name and the seed."""
     create_store(root, root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms or {}))
     for case in cases:
@@ -42,7 +43,7 @@ def part(root, cases, *, recipe=RECIPE, terms=None, seed=0) -> LabelStore:
     return LabelStore.open(root)
 
 
-def whole(path, digest) -> LabelStore:
+def verified_store(path, digest) -> LabelStore:
     """The store at `path`, which must be whole and have this digest."""
     store = LabelStore.open(path)
     assert store.digest == digest
@@ -54,25 +55,29 @@ def whole(path, digest) -> LabelStore:
 
 @pytest.fixture
 def store(tmp_path) -> LabelStore:
-    return part(tmp_path / "labels.zarr", CASES)
+    return make_store(tmp_path / "labels.zarr", CASES)
 
 
 def test_pack_unpack_pull_and_merge_of_parts_keep_the_digest(store, tmp_path):
     archive = tmp_path / "labels.zarr.zip"
     assert store.digest in run("pack", store.path, "-o", archive).output
     for command, source, out in (
-        ("unpack", archive, "u.zarr"), ("pull", archive, "p.zarr"), ("pull", store.path, "f.zarr"),
-    ):  # fmt: skip
+        ("unpack", archive, "u.zarr"),
+        ("pull", archive, "p.zarr"),
+        ("pull", store.path, "f.zarr"),
+    ):
         result = run(command, source, "-o", tmp_path / out)
         assert result.exit_code == 0, result.output
         assert "4 cases copied, 0 there already, 0 failed" in result.output
         assert f"digest  {store.digest}" in result.output
-        whole(tmp_path / out, store.digest)
-    parts = [part(tmp_path / f"part{i}.zarr", cases).path for i, cases in enumerate((("c", "a"), ("b",), ("b", "d")))]
+        verified_store(tmp_path / out, store.digest)
+    parts = [
+        make_store(tmp_path / f"part{i}.zarr", cases).path for i, cases in enumerate((("c", "a"), ("b",), ("b", "d")))
+    ]
     assert run("pack", parts[1], "-o", tmp_path / "part1.zarr.zip").exit_code == 0
     result = run("merge", parts[0], tmp_path / "part1.zarr.zip", parts[2], "-o", tmp_path / "m.zarr")
     assert "4 cases copied" in result.output
-    whole(tmp_path / "m.zarr", store.digest)
+    verified_store(tmp_path / "m.zarr", store.digest)
 
 
 def test_some_cases_then_the_others(store, tmp_path):
@@ -84,7 +89,7 @@ def test_some_cases_then_the_others(store, tmp_path):
     result = run("pull", store.path, "-o", out)
     assert "1 cases copied, 3 there already" in result.output
     assert "note" not in result.output
-    whole(out, store.digest)
+    verified_store(out, store.digest)
     result = run("pull", store.path, "--cases", "a,nothing*", "-o", out)
     assert result.exit_code == 2
     assert "--cases nothing*" in result.output
@@ -112,7 +117,7 @@ def test_a_damaged_case_is_named_and_not_copied_and_the_others_are(store, tmp_pa
         LabelStore.open(out)
     path.write_bytes(good)
     assert run("pull", store.path, "-o", out).exit_code == 0
-    whole(out, store.digest)
+    verified_store(out, store.digest)
 
 
 def test_a_case_that_was_damaged_here_is_copied_again(store, tmp_path):
@@ -121,38 +126,40 @@ def test_a_case_that_was_damaged_here_is_copied_again(store, tmp_path):
     shard = out / "b/maps/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "1 cases copied, 3 there already" in run("pull", store.path, "-o", out).output
-    whole(out, store.digest)
+    verified_store(out, store.digest)
 
 
 def test_another_store_or_anything_else_is_never_overwritten(store, tmp_path):
-    other = part(tmp_path / "other.zarr", CASES, recipe=RECIPE_8, seed=0)
+    other = make_store(tmp_path / "other.zarr", CASES, recipe=RECIPE_8, seed=0)
     result = run("pull", store.path, "-o", other.path)
     assert result.exit_code == 2
     assert "holds another store (recipe.maps.iterations: 4, store has 8" in result.output
-    whole(other.path, other.digest)
-    unequal = part(tmp_path / "unequal.zarr", ("b",), seed=9)
+    verified_store(other.path, other.digest)
+    unequal = make_store(tmp_path / "unequal.zarr", ("b",), seed=9)
     result = run("pull", store.path, "-o", unequal.path)
     assert "b: is another case than" in result.output
-    whole(unequal.path, unequal.digest)
+    verified_store(unequal.path, unequal.digest)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     assert "is not empty and no store" in run("pull", store.path, "-o", tmp_path / "mine").output
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-RECIPE_8 = Recipe(classes=RECIPE.classes, preprocessing=RECIPE.preprocessing, maps=MapParameters(iterations=8))
+RECIPE_8 = ResolvedRecipe(classes=RECIPE.classes, preprocessing=RECIPE.preprocessing, maps=MapParameters(iterations=8))
 
 
 def test_merge_refuses_what_does_not_belong_together(store, tmp_path):
     out = tmp_path / "m.zarr"
-    names = Recipe(classes=class_table({1: "a", 5: "c"}), preprocessing=RECIPE.preprocessing)
-    for number, (recipe, seed, cases, says) in enumerate((
-        (RECIPE_8, 0, CASES, "recipe.maps.iterations"),
-        (names, 0, CASES, "classes"),
-        (RECIPE, 7, ("x", "b", "c"), "unequal cases have one name: b ("),
-        (RECIPE, 0, ("B",), "unequal cases have one name: B ("),
-    )):  # fmt: skip
-        other = part(tmp_path / f"o{number}.zarr", cases, recipe=recipe, seed=seed)
+    names = ResolvedRecipe(classes=ClassTable.from_names({1: "a", 5: "c"}), preprocessing=RECIPE.preprocessing)
+    for number, (recipe, seed, cases, says) in enumerate(
+        (
+            (RECIPE_8, 0, CASES, "recipe.maps.iterations"),
+            (names, 0, CASES, "classes"),
+            (RECIPE, 7, ("x", "b", "c"), "unequal cases have one name: b ("),
+            (RECIPE, 0, ("B",), "unequal cases have one name: B ("),
+        )
+    ):
+        other = make_store(tmp_path / f"o{number}.zarr", cases, recipe=recipe, seed=seed)
         result = run("merge", store.path, other.path, "-o", out)
         assert result.exit_code == 2
         assert says in result.output
@@ -160,8 +167,8 @@ def test_merge_refuses_what_does_not_belong_together(store, tmp_path):
 
 
 def test_terms_of_all_parts_hold_for_the_union(tmp_path):
-    one = part(tmp_path / "1.zarr", "a", terms={"licence": "CC-BY 4.0", "citation": "A"})
-    two = part(tmp_path / "2.zarr", "b", terms={"licence": "CC-BY-SA 4.0", "citation": "A"})
+    one = make_store(tmp_path / "1.zarr", "a", terms={"licence": "CC-BY 4.0", "citation": "A"})
+    two = make_store(tmp_path / "2.zarr", "b", terms={"licence": "CC-BY-SA 4.0", "citation": "A"})
     digests = []
     for number, order in enumerate(((one, two), (two, one))):
         out = tmp_path / f"m{number}.zarr"
@@ -198,7 +205,7 @@ def test_wrong_names_of_outputs_and_inputs(store, tmp_path):
 
 
 def test_a_source_that_only_fails_is_given_up(tmp_path, monkeypatch):
-    store = part(tmp_path / "s.zarr", [f"{letter}{i}" for letter in "abcd" for i in range(10)])
+    store = make_store(tmp_path / "s.zarr", [f"{letter}{i}" for letter in "abcd" for i in range(10)])
     monkeypatch.setattr(share, "MAX_FAILURES_IN_A_ROW", 5)
     for path in store.path.glob("*/maps/c"):
         shutil.rmtree(path)
@@ -211,7 +218,7 @@ def test_a_source_that_only_fails_is_given_up(tmp_path, monkeypatch):
 def test_a_case_that_is_not_in_the_source(store, tmp_path):
     share.create_like(tmp_path / "out.zarr", store.root_content)
     with pytest.raises(InputError, match="no case 'nothing'"):
-        share.receive(store, tmp_path / "out.zarr", ["nothing"], lambda case, reason: None)
+        share.copy_cases(store, tmp_path / "out.zarr", ["nothing"], lambda case, reason: None)
 
 
 def test_killed_in_the_middle_it_goes_on(tmp_path):
@@ -234,7 +241,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert f"digest  {store.digest}" in done.stdout
     assert " 0 there already" not in done.stdout
-    whole(out, store.digest)
+    verified_store(out, store.digest)
 
 
 def test_a_full_disk_stops_with_one_line_and_goes_on(tmp_path):
@@ -253,7 +260,7 @@ def test_a_full_disk_stops_with_one_line_and_goes_on(tmp_path):
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
         result = run("pull", store.path, "-o", small / "out.zarr")
         assert result.exit_code == 0
-        whole(small / "out.zarr", store.digest)
+        verified_store(small / "out.zarr", store.digest)
     finally:
         subprocess.run(["umount", small], check=True)
 

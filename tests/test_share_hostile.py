@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from servers import Faults, failing
 from test_archive import packed
 from test_cli import precompute
-from test_share import CASES, part, run, whole
+from test_share import CASES, make_store, run, verified_store
 
 from geols_precompute import atomic
 from geols_precompute.data.geometry import Geometry
@@ -30,7 +30,7 @@ from geols_precompute.store.writer import commit_case
 
 @pytest.fixture
 def store(tmp_path) -> LabelStore:
-    return part(tmp_path / "labels.zarr", CASES)
+    return make_store(tmp_path / "labels.zarr", CASES)
 
 
 @pytest.fixture(autouse=True)
@@ -104,9 +104,9 @@ def test_nothing_is_written_into_a_store(store, nnunet, tmp_path):
 
 
 def test_case_ids_that_differ_in_letter_case_only_are_refused_before_anything_is_copied(store, tmp_path):
-    other = part(tmp_path / "other.zarr", ["A"])
+    other = make_store(tmp_path / "other.zarr", ["A"])
     assert "differs from the case A in letter case only" in error_line(run("pull", other.path, "-o", store.path))
-    whole(store.path, store.digest)
+    verified_store(store.path, store.digest)
 
 
 def test_two_pulls_at_once_into_a_new_folder(store, tmp_path):
@@ -123,7 +123,7 @@ def test_two_pulls_at_once_into_a_new_folder(store, tmp_path):
         for thread in threads:
             thread.join()
         assert results == [0, 0]
-        whole(out, store.digest)
+        verified_store(out, store.digest)
 
 
 def run_process(command, source, out) -> int:
@@ -220,9 +220,9 @@ def test_cases_with_equal_data_are_all_there(nnunet, tmp_path):
 def test_a_slow_line_that_breaks_often_gets_there(tmp_path, monkeypatch):
     """Every connection brings a little; as long as it does, it goes on, and what came is not asked for again."""
     monkeypatch.setattr(remote, "WEB_PIECE_BYTES", 2**16)
-    store = part(tmp_path / "site/labels.zarr", [])
+    store = make_store(tmp_path / "site/labels.zarr", [])
     rng = np.random.default_rng(0)
-    metadata = part(tmp_path / "one.zarr", ["a"]).metadata("a")
+    metadata = make_store(tmp_path / "one.zarr", ["a"]).metadata("a")
     maps = rng.integers(0, 256, (2, 64, 96, 96), np.uint8)
     document = {k: metadata.geols[k] for k in ("source", "present", "channels", "seeds", "stats")}
     geometry = Geometry(
@@ -235,7 +235,7 @@ def test_a_slow_line_that_breaks_often_gets_there(tmp_path, monkeypatch):
     with failing(tmp_path / "site", faults) as server:
         result = run("pull", f"{server.url}/labels.zarr", "-o", tmp_path / "out.zarr")
     assert result.exit_code == 0, result.output
-    whole(tmp_path / "out.zarr", digest)
+    verified_store(tmp_path / "out.zarr", digest)
     starts = [int(part_[len("bytes=") :].split("-")[0]) for path, part_ in faults.seen if path == shard and part_]
     assert starts == sorted(starts)
     assert len(set(starts)) >= 3
@@ -258,11 +258,19 @@ def test_an_archive_that_is_only_sent_whole_and_breaks(store, tmp_path, fault):
 @pytest.mark.parametrize(
     "url",
     [
-        "http://[::1/x.zarr", "http://[zz]/x.zarr", "http://a..b/x.zarr", f"http://{'a' * 70}.com/x.zarr",
-        "http://user:SECRET@127.0.0.1:99999/l?k=SECRET", "s3://key:SECRET@bucket/x.zarr", "ftp://127.0.0.1:1/x.zarr",
-        "tar://x", "reference://x", "dir://x", "http://user:SECRET@[::1/x.zarr?k=SECRET",
+        "http://[::1/x.zarr",
+        "http://[zz]/x.zarr",
+        "http://a..b/x.zarr",
+        f"http://{'a' * 70}.com/x.zarr",
+        "http://user:SECRET@127.0.0.1:99999/l?k=SECRET",
+        "s3://key:SECRET@bucket/x.zarr",
+        "ftp://127.0.0.1:1/x.zarr",
+        "tar://x",
+        "reference://x",
+        "dir://x",
+        "http://user:SECRET@[::1/x.zarr?k=SECRET",
     ],
-)  # fmt: skip
+)
 def test_addresses_that_are_none_give_one_line_without_secrets(tmp_path, url):
     result = run("pull", url, "-o", tmp_path / "o.zarr")
     line = error_line(result)
@@ -291,7 +299,7 @@ def test_an_address_is_nothing_to_reuse(nnunet):
 
 
 def test_what_a_store_says_does_nothing_to_a_terminal(tmp_path):
-    store = part(tmp_path / "s.zarr", ["a"], terms={"licence": "free\x1b[31m\nerror: fake"})
+    store = make_store(tmp_path / "s.zarr", ["a"], terms={"licence": "free\x1b[31m\nerror: fake"})
     output = run("info", store.path).output
     assert "\x1b" not in output
     assert not [line for line in output.splitlines() if line.startswith("error")]
@@ -301,7 +309,7 @@ def test_what_a_store_says_does_nothing_to_a_terminal(tmp_path):
 @pytest.mark.parametrize("terms", [{"licence": {"a": 1}}, {"citation": ["x"]}])
 def test_terms_are_texts(tmp_path, terms):
     with pytest.raises(Exception, match="licence malformed"):
-        part(tmp_path / "s.zarr", ["a"], terms=terms)
+        make_store(tmp_path / "s.zarr", ["a"], terms=terms)
 
 
 def test_flags_of_a_soft_label_without_one(store, tmp_path):

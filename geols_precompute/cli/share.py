@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from geols_precompute.atomic import writing_to
 from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.formatting import printable
-
-if TYPE_CHECKING:
-    from geols_precompute.share.copy import OnCase, Received
-    from geols_precompute.store.reader import LabelStore
+from geols_precompute.progress import show_progress
+from geols_precompute.share import export as exporting
+from geols_precompute.share import merge as merging
+from geols_precompute.share import pack as packing
+from geols_precompute.share.copy import CopySummary, copy_cases, create_like, open_source
+from geols_precompute.store.reader import LabelStore, VolumeStore
+from geols_precompute.store.writer import refuse_store, write_manifest
 
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
@@ -33,11 +36,6 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
     Every byte is checked on the way. With --rename a case is named by a hash of its id and of a secret that is kept
     beside STORE, so that the next release has the same names.
     """
-    from geols_precompute.atomic import writing_to
-    from geols_precompute.share import pack as packing
-    from geols_precompute.store.reader import LabelStore
-    from geols_precompute.store.writer import refuse_store
-
     if not out.name.lower().endswith(".zip"):
         raise InputError(f"-o {out}: the name of an archive ends in .zarr.zip, by which it is recognised")
     opened = LabelStore.open(store)
@@ -46,8 +44,8 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
     if rename:
         with writing_to(store.parent, "STORE, for the secret and the table of names are kept beside it"):
             names = packing.private_names(store.absolute().parent, opened.cases)
-    with writing_to(out.parent, "-o"), _progress(len(opened.cases), "pack") as on_case:
-        digest = packing.pack(opened, out, names, lambda: on_case("", ""))
+    with writing_to(out.parent, "-o"), show_progress(len(opened.cases), "pack") as on_case:
+        digest = packing.pack(opened, out, names, on_case)
     click.echo(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB\nfile    {out}\ndigest  {digest}")
     return EXIT_DONE
 
@@ -58,10 +56,8 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
 @reports_errors(extra="precompute")
 def unpack(archive: Path, out: Path, debug: bool) -> int:
     """Write the store in ARCHIVE to a folder; every byte is checked on the way."""
-    from geols_precompute.store.reader import LabelStore
-
     opened = LabelStore.open(archive)
-    return _receive(opened, opened.cases, out, "unpack")
+    return _copy(opened, opened.cases, out, "unpack")
 
 
 @click.command()
@@ -79,8 +75,6 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
 
     Exit status: 0 all there, 1 some cases failed (each is named; run again), 2 wrong usage or unreadable source.
     """
-    from geols_precompute.share.copy import open_source
-
     if digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", digest):
         raise InputError(f"--digest {digest!r}: a digest is 64 hexadecimal digits")
     with open_source(source, out.parent) as opened:
@@ -89,7 +83,7 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
                 f"{opened.files.location}: its digest is {opened.digest}, not {digest}; this is another store, or "
                 "another version of it"
             )
-        return _receive(opened, chosen_cases(opened, cases), out, "pull")
+        return _copy(opened, chosen_cases(opened, cases), out, "pull")
 
 
 @click.command()
@@ -101,14 +95,11 @@ def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
 
     A case that several stores have is taken once if it is equal in all, and refused by name if it is not.
     """
-    from geols_precompute.atomic import writing_to
-    from geols_precompute.share import merge as merging
-    from geols_precompute.store.reader import LabelStore
-
     opened = [LabelStore.open(store) for store in stores]
-    with writing_to(out, "-o"), _progress(len({c for s in opened for c in s.cases}), "merge") as on_case:
-        received = merging.merge(opened, out, on_case)
-    return _finish(received, out)
+    total = len({case for store in opened for case in store.cases})
+    with writing_to(out, "-o"), show_progress(total, "merge") as on_case:
+        summary = merging.merge(opened, out, on_case)
+    return _finish(summary, out)
 
 
 @click.command()
@@ -122,13 +113,18 @@ def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz or FILE.nii.")
 @reports_errors(extra="precompute")
 def export(
-    store: Path, case: str, soft: bool, alpha: float | None, normalize: Any, class_name: str | None,
-    volumes: Path | None, out: Path, debug: bool,
-) -> int:  # fmt: skip
+    store: Path,
+    case: str,
+    soft: bool,
+    alpha: float | None,
+    normalize: Any,
+    class_name: str | None,
+    volumes: Path | None,
+    out: Path,
+    debug: bool,
+) -> int:
     """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
     from geols_precompute.data.nifti import write_image
-    from geols_precompute.share import export as exporting
-    from geols_precompute.store.reader import LabelStore, VolumeStore
 
     for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
         if value is not None and not soft:
@@ -139,10 +135,10 @@ def export(
         alpha, normalize = 0.1 if alpha is None else alpha, normalize or "sum"
         array_CZYX = exporting.soft_label_of(labels, opened, case, alpha=alpha, normalize=normalize)
     else:
-        array_CZYX = exporting.maps_of(labels, case)
-    names = [label.name for label in labels.classes]
+        array_CZYX = labels.class_maps(case)
+    names = labels.classes.names
     if class_name is not None:
-        index = exporting.class_index(labels.classes, class_name)
+        index = labels.classes.find(class_name)
         array_CZYX, names = array_CZYX[index], names[index : index + 1]
     write_image(array_CZYX, labels.metadata(case).geometry, out)
     click.echo(f"{'soft label' if soft else 'maps'} of {case}: {', '.join(names)}\nfile    {out}")
@@ -169,26 +165,20 @@ def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
-def _receive(source: LabelStore, cases: Sequence[str], out: Path, what: str) -> int:
+def _copy(source: LabelStore, cases: Sequence[str], out: Path, what: str) -> int:
     """Copy cases to the store at `out`, write its manifest, and return the exit status."""
-    from geols_precompute.atomic import writing_to
-    from geols_precompute.share.copy import create_like, receive
-
-    with writing_to(out, "-o"), _progress(len(cases), what) as on_case:
+    with writing_to(out, "-o"), show_progress(len(cases), what) as on_case:
         create_like(out, source.root_content)
-        received = receive(source, out, cases, on_case)
-    return _finish(received, out, source)
+        summary = copy_cases(source, out, cases, on_case)
+    return _finish(summary, out, source)
 
 
-def _finish(received: Received, out: Path, source: LabelStore | None = None) -> int:
+def _finish(summary: CopySummary, out: Path, source: LabelStore | None = None) -> int:
     """Write the manifest unless cases are missing, and say what became of all."""
-    from geols_precompute.atomic import writing_to
-    from geols_precompute.store.writer import write_manifest
-
-    for case, reason in sorted(received.failures.items()):
+    for case, reason in sorted(summary.failures.items()):
         click.echo(printable(f"failed: {case}: {reason}"), err=True)
-    click.echo(f"{received.copied} cases copied, {received.found} there already, {len(received.failures)} failed")
-    if received.failures:
+    click.echo(f"{summary.copied} cases copied, {summary.found} there already, {len(summary.failures)} failed")
+    if summary.failures:
         click.echo(
             f"{out} is not finished: run the same command again, or geols-store finalize {out} to go on without the "
             "failed cases",
@@ -201,12 +191,3 @@ def _finish(received: Received, out: Path, source: LabelStore | None = None) -> 
     if source and digest != source.digest:
         click.echo(f"note: not the cases of {source.files.location} and nothing else; its digest is {source.digest}")
     return EXIT_DONE
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[OnCase]:
-    """Show progress, and provide what is called with a case and why it failed."""
-    from geols_precompute.progress import show_progress
-
-    with show_progress(total, what) as progress:
-        yield lambda case, reason: progress(failed=bool(reason))

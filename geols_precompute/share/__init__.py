@@ -1,1 +1,1 @@
-"""TODO."""
+"""Stores handed on between labs: pulled, packed, merged, exported, and compared with a lab's own data."""

@@ -1,42 +1,46 @@
-"""Share: whole cases from one store into another, checked as they come; pull, unpack and merge are made of it."""
+"""Copies whole cases from one store into another, checked as they come: what pull, unpack and merge have in common."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import multiprocessing
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event
 
 from geols_precompute import atomic
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError, StoreError
+from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import recipe_differences
 from geols_precompute.share.remote import WholeFilesOnlyError, is_url, remote_files
 from geols_precompute.store import files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
-from geols_precompute.store.layout import MAPS, METADATA, TEMPORARY_PREFIX, group_metadata, ome_metadata
+from geols_precompute.store.layout import MAPS, METADATA, group_metadata, ome_metadata
 from geols_precompute.store.reader import LabelStore, local_files
 from geols_precompute.store.writer import committed_case, new_case, refuse_store, whole_cases, write_file
 
 #: Cases in transfer at once.
 TRANSFERS = 8
-#: A source that fails so often in a row is not to be had.
+#: After so many failures in a row no more is asked of a source.
 MAX_FAILURES_IN_A_ROW = 20
-#: So long a transfer may take to end when it is not wanted any more; the next run removes what it leaves.
+#: How long to wait for the next transfer to end once none is wanted any more; the next run removes what is left.
 GRACE_SECONDS = 2.0
 _ANY_SIZE = 2**62
 
-#: Called with a case's id and why it failed, which is empty if it is well.
-OnCase = Callable[[str, str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Received:
-    """How many cases were copied and how many were there already, and why others failed."""
+class CopySummary:
+    """What became of the cases.
+
+    Attributes:
+        copied: how many were copied.
+        found: how many were there already.
+        failures: case id to why it failed.
+    """
 
     copied: int
     found: int
@@ -79,7 +83,7 @@ def create_like(root: Path, content: bytes) -> None:
     atomic.remove_abandoned(root)
     where = root / METADATA
     # listed before the look: another pull may begin the store in between
-    others = [path for path in root.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
+    others = [path for path in root.iterdir() if not path.name.startswith(atomic.TEMPORARY_PREFIX)]
     if not where.exists():
         if others:
             raise StoreError(f"{root}: is not empty and no store; name a new folder")
@@ -94,7 +98,7 @@ def create_like(root: Path, content: bytes) -> None:
     atomic.replace_file(where, content)
 
 
-def receive(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCase) -> Received:
+def copy_cases(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCase) -> CopySummary:
     """Copy whole cases of a store into the one at `root`, several at once.
 
     A case appears by one rename, when every byte of it has come and has been checked. One that is there already, with
@@ -111,7 +115,7 @@ def receive(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCas
         on_case(case, "")
     failures: dict[str, str] = {}
     in_a_row = 0
-    with closing(_each(lambda case, stop: copy_case(source, case, root, stop=stop), missing)) as ended:
+    with closing(_copy_in_threads(source, missing, root)) as ended:
         for case, error in ended:
             if error is not None and not isinstance(error, StoreError):
                 raise error
@@ -121,7 +125,7 @@ def receive(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCas
             on_case(case, failures.get(case, ""))
             if in_a_row == MAX_FAILURES_IN_A_ROW:
                 raise StoreError(f"{source.files.location}: {in_a_row} cases in a row failed, the last: {error}")
-    return Received(copied=len(missing) - len(failures), found=len(cases) - len(missing), failures=failures)
+    return CopySummary(copied=len(missing) - len(failures), found=len(cases) - len(missing), failures=failures)
 
 
 def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop: Event | None = None) -> None:
@@ -139,6 +143,8 @@ def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop
                 raise InterruptedError
             yield piece
 
+    if stop and stop.is_set():
+        raise InterruptedError
     content, metadata = source.read_metadata(case)
     with new_case(root, name or case) as folder:
         for relative, (size, sha256) in metadata.files.items():
@@ -147,7 +153,7 @@ def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop
 
 
 def renamed(metadata: guards.CaseMetadata, name: str) -> bytes:
-    """Return the zarr.json of a case of maps under a name; nothing in it tells another one."""
+    """Return the zarr.json of a case of maps under another name; the one that it had is not in it."""
     ome = ome_metadata(name, MAPS, metadata.geometry)
     return canonical_json(group_metadata({"ome": ome, "geols": metadata.geols}))
 
@@ -174,35 +180,32 @@ def _is_there(path: Path | None, case: str, source: LabelStore) -> bool:
     return False
 
 
-def _each(function: Callable[[str, Event], None], items: Sequence[str]) -> Generator[tuple[str, Exception | None]]:
-    """Call a function with each item and an event, in threads, and yield (item, error) as the calls end.
+def _copy_in_threads(
+    source: LabelStore, cases: Sequence[str], root: Path
+) -> Generator[tuple[str, Exception | None], None, None]:
+    """Copy cases, several at once, and yield (case, error) as they end; no more is copied once this is closed.
 
-    The event is set when no more is wanted. A call that then goes on waiting for a server does not keep anyone.
+    The threads of this pool are daemons, those of concurrent.futures are not: one of them that waits for a server which
+    hangs would keep the program from ending.
     """
-    waiting, ended, stop = iter(items), SimpleQueue[tuple[str, Exception | None]](), Event()
+    stop = Event()
 
-    def work() -> None:
-        # one thread at a time takes an item: next() of a list's iterator is atomic
-        while not stop.is_set() and (item := next(waiting, None)) is not None:
-            try:
-                function(item, stop)
-            except Exception as error:
-                ended.put((item, error))
-            else:
-                ended.put((item, None))
+    def copy(case: str) -> tuple[str, Exception | None]:
+        try:
+            copy_case(source, case, root, stop=stop)
+        except Exception as error:
+            return case, error
+        return case, None
 
-    threads = [Thread(target=work, daemon=True) for _ in range(min(TRANSFERS, len(items)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in items:
-            yield ended.get()
-    finally:
-        stop.set()
-        deadline = time.monotonic() + GRACE_SECONDS
-        for thread in threads:
-            if thread.ident:
-                thread.join(max(0.0, deadline - time.monotonic()))
+    with ThreadPool(TRANSFERS) as pool:
+        ended = pool.imap_unordered(copy, cases)
+        try:
+            yield from ended
+        finally:
+            stop.set()
+            with suppress(StopIteration, multiprocessing.TimeoutError):
+                while True:
+                    ended.next(GRACE_SECONDS)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Merge: label stores of one recipe and class table united, for instance the parts that several labs computed."""
+"""Merges label stores of one recipe and class table, for instance the parts that several labs computed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import StoreError
+from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import recipe_differences
-from geols_precompute.share.copy import OnCase, Received, create_like, receive
+from geols_precompute.share.copy import CopySummary, copy_cases, create_like
 from geols_precompute.store import guards
 from geols_precompute.store.layout import group_metadata
 from geols_precompute.store.reader import LabelStore
 
 
-def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> Received:
+def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> CopySummary:
     """Copy the cases of all stores into the one at `root`; a case that several have is copied once.
 
     The manifest is not written.
@@ -26,15 +27,16 @@ def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> Received
         OSError: `root` cannot be written.
     """
     require_one_recipe(stores)
-    holders = unequal_free(stores)
-    create_like(root, united_root(stores))
-    received = []
+    sources = choose_sources(stores)
+    create_like(root, merged_root(stores))
+    summaries = []
     for store in stores:
-        received.append(receive(store, root, [case for case in store.cases if holders[case] is store], on_case))
-    return Received(
-        copied=sum(r.copied for r in received),
-        found=sum(r.found for r in received),
-        failures={case: reason for r in received for case, reason in r.failures.items()},
+        cases = [case for case in store.cases if sources[case] is store]
+        summaries.append(copy_cases(store, root, cases, on_case))
+    return CopySummary(
+        copied=sum(summary.copied for summary in summaries),
+        found=sum(summary.found for summary in summaries),
+        failures={case: reason for summary in summaries for case, reason in summary.failures.items()},
     )
 
 
@@ -54,32 +56,32 @@ def require_one_recipe(stores: Sequence[LabelStore]) -> None:
             )
 
 
-def unequal_free(stores: Sequence[LabelStore]) -> dict[str, LabelStore]:
-    """Return which store each case is taken from: the first that has it.
+def choose_sources(stores: Sequence[LabelStore]) -> dict[str, LabelStore]:
+    """Return the store that each case is taken from: the first that has it.
 
     Raises:
         StoreError: two stores have unequal cases of one name, letter case aside.
     """
-    holders: dict[str, LabelStore] = {}
-    seen: dict[str, str] = {}
+    sources: dict[str, LabelStore] = {}
+    spelling: dict[str, str] = {}
     problems = []
     for store in stores:
         for case in store.cases:
-            known = seen.setdefault(case.lower(), case)
-            holder = holders.setdefault(known, store)
-            if known != case or holder.manifest.cases[known] != store.manifest.cases[case]:
-                problems.append(f"{case} ({holder.files.location}/{known} and {store.files.location}/{case})")
+            first = spelling.setdefault(case.lower(), case)
+            source = sources.setdefault(first, store)
+            if first != case or source.manifest.cases[first] != store.manifest.cases[case]:
+                problems.append(f"{case} ({source.files.location}/{first} and {store.files.location}/{case})")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise StoreError(
             f"unequal cases have one name: {', '.join(problems[:5])}{more}; pull or unpack one of the stores without "
             "them (--cases), or rename them"
         )
-    return holders
+    return sources
 
 
-def united_root(stores: Sequence[LabelStore]) -> bytes:
-    """Return the root zarr.json of the union: the stores' own, with the licences and citations of all."""
+def merged_root(stores: Sequence[LabelStore]) -> bytes:
+    """Return the root zarr.json of the merged store: that of the stores, with the licences and citations of all."""
     if len({store.root_content for store in stores}) == 1:
         return stores[0].root_content
     geols: dict[str, Any] = json.loads(canonical_json(dict(stores[0].geols)))

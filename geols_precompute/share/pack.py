@@ -1,29 +1,31 @@
-"""Pack: a whole label store into one file that is the same for the same store, and may tell no case names."""
+"""Packs a label store into one file, which is the same for the same store; cases may get names that tell nothing."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from geols_precompute import atomic
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
+from geols_precompute.progress import OnCase
 from geols_precompute.share.copy import renamed
 from geols_precompute.store import files
 from geols_precompute.store.archive import write_archive
-from geols_precompute.store.layout import MANIFEST, METADATA, TEMPORARY_PREFIX, manifest
+from geols_precompute.store.layout import MANIFEST, METADATA, manifest
 from geols_precompute.store.reader import LabelStore
 
 #: Beside the store whose cases get other names.
 SALT, NAMES = "names.salt", "names.csv"
 _HEADER = "case,name"
 
+#: Name, size and content in pieces.
 Member = tuple[str, int, Iterable[bytes]]
 
 
-def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: Callable[[], None]) -> str:
+def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: OnCase) -> str:
     """Write a store to one file, every byte checked on the way, and return its digest.
 
     The file appears when it is whole. Its digest is the store's own, unless cases get other names.
@@ -32,7 +34,7 @@ def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: Calla
         store: to pack.
         path: of the archive; one that is there is replaced.
         names: of cases that get another one.
-        on_case: called after each case.
+        on_case: called after each case; none fails, for a damaged one ends it all.
 
     Raises:
         StoreError: the store is damaged.
@@ -61,7 +63,7 @@ def private_names(folder: Path, cases: Iterable[str]) -> dict[str, str]:
         OSError: they cannot be written.
     """
     table, secret = folder / NAMES, folder / SALT
-    with atomic.locked(folder / f"{TEMPORARY_PREFIX}{NAMES}"):
+    with atomic.locked(folder / f"{atomic.TEMPORARY_PREFIX}{NAMES}"):
         rows = _rows(table)
         if not secret.exists():
             if rows:
@@ -113,9 +115,7 @@ def _metadata(store: LabelStore, case: str, names: Mapping[str, str]) -> bytes:
     return renamed(metadata, names[case]) if case in names else content
 
 
-def _members(
-    store: LabelStore, names: Mapping[str, str], manifest_content: bytes, on_case: Callable[[], None]
-) -> Iterator[Member]:
+def _members(store: LabelStore, names: Mapping[str, str], manifest_content: bytes, on_case: OnCase) -> Iterator[Member]:
     """Yield the members of the archive, sorted by name."""
     original = {f"{names.get(case, case)}/": case for case in store.cases}
     for name in sorted([*original, MANIFEST, METADATA]):
@@ -129,4 +129,4 @@ def _members(
                 yield name + relative, size, files.checked_pieces(store.files, f"{case}/{relative}", size, sha256)
             content = _metadata(store, case, names)
             yield name + METADATA, len(content), [content]
-            on_case()
+            on_case(case, "")
