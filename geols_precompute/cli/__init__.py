@@ -1,1 +1,1 @@
-"""TODO."""
+"""The commands geols-precompute and geols-store."""

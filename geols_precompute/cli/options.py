@@ -1,21 +1,21 @@
-"""Options: how the commands read their flags, and how they end."""
+"""How the commands read their flags, and how they end."""
 
 from __future__ import annotations
 
-import atexit
 import functools
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
 from geols_precompute.errors import GeolsError, MissingExtraError
 from geols_precompute.formatting import printable
+from geols_precompute.signals import ignore_interrupts_at_exit
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Packages that only some extras bring.
 OPTIONAL = {"dask", "distributed", "matplotlib", "numba", "scipy", "torch"}
@@ -59,6 +59,11 @@ class ClassNames(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
+def show_version(command: Callable[P, T]) -> Callable[P, T]:
+    """Add --version to a command."""
+    return click.version_option(package_name="geols", message="geols %(version)s")(command)
+
+
 def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
     """Make a function the body of a command: its result is the exit status, and its errors are one line each.
 
@@ -75,8 +80,7 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
             try:
                 sys.exit(command(*args, **kwargs))
             except KeyboardInterrupt:
-                # a second one must not cut the way out short
-                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+                ignore_interrupts_at_exit()
                 click.echo("stopped; run the same command again to go on", err=True)
                 sys.exit(EXIT_INTERRUPTED)
             except BrokenPipeError:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,60 +16,69 @@ from geols_precompute.cli.options import (
     CommandWithHeadings,
     CountOrWord,
     reports_errors,
+    show_version,
 )
 from geols_precompute.errors import RecipeError
 from geols_precompute.formatting import duration, plural, printable, readable
-from geols_precompute.recipe.parameters import ENGINE_VERSIONS, PRESETS, Recipe
+from geols_precompute.progress import TerminalProgress
+from geols_precompute.recipe.parameters import PRESETS, MapParameters, Recipe
 
 if TYPE_CHECKING:
-    from geols_precompute.run.dask import InProcess, OnDask
+    from geols_precompute.run.execute import Summary
     from geols_precompute.run.plan import Plan
-    from geols_precompute.run.task import Outcome
 
-MAP_FLAGS = ("seeds", "metric", "lam", "gamma", "iterations", "decay", "background", "modalities", "engine")
 HEADINGS = {
     "Maps": "seeds preset metric lam gamma iterations decay background modalities engine reuse",
     "Classes and preparation": "recipe_name classes clip",
-    "Where it runs": "workers scheduler part_text",
+    "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",
 }
 
 
+def map_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a flag for every map parameter that has one."""
+    for parameter in reversed(fields(MapParameters)):
+        if parameter.metadata["values"] is not None:
+            command = _map_option(parameter)(command)
+    return command
+
+
+def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    values, word = parameter.metadata["values"], parameter.metadata["word"]
+    reader = click.Choice(values) if isinstance(values, tuple) else CountOrWord(values, word) if word else values
+    shown = f"{parameter.default:g}" if isinstance(parameter.default, int | float) else parameter.default
+    return click.option(f"--{parameter.name}", type=reader, help=f"{parameter.metadata['help']}  [default: {shown}]")
+
+
 @click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data", type=click.Path(path_type=Path), default=Path("data"))
-@click.option("--seeds", help="skeleton, erosion, random-K (K voxels), centroid or boundary.  [default: skeleton]")
+@map_options
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
 @click.option("--classes", type=ClassNames(), help="Names of the label values.  [default: the recipe's, else DATA's]")
-@click.option("--metric", type=click.Choice(["gradient", "riemannian"]), help="Cost of a step.  [default: gradient]")
-@click.option("--lam", type=float, help="λ of the gradient metric, from 0 to 1.  [default: 1]")
-@click.option("--gamma", type=float, help="γ of the Riemannian metric, mm per intensity.  [default: 1]")
-@click.option("--iterations", type=CountOrWord(int, "exact"), help="Sweeps, there and back, or exact.  [default: 4]")
-@click.option("--decay", type=CountOrWord(float, "mean"), help="mean, or k per mm in exp(-k·D).  [default: mean]")
 @click.option(
-    "--background", type=click.Choice(["complement", "seeds"]),
-    help="Its map: 1 - mean of the others, or from seeds as theirs.  [default: complement]",
-)  # fmt: skip
-@click.option("--modalities", help="average, joint, or one modality's name.  [default: average]")
-@click.option(
-    "--clip", type=(float, float), metavar="LOW HIGH",
+    "--clip",
+    type=(float, float),
+    metavar="LOW HIGH",
     help="Clip intensities to two percentiles, 0 to 100, per modality of a case.  [default: the recipe's, else none]",
-)  # fmt: skip
-@click.option("--engine", type=click.Choice(list(ENGINE_VERSIONS)), help="For distances.  [default: numba]")
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
 @click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.  [default: none]")
 @click.option(
-    "--workers", type=click.IntRange(min=0),
+    "--workers",
+    type=click.IntRange(min=0),
     help="Processes on this machine; 0 is this one.  [default: one per core, as far as memory goes]",
-)  # fmt: skip
+)
 @click.option(
-    "--scheduler", metavar="ADDR",
+    "--scheduler",
+    metavar="ADDR",
     help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.  [default: one on this machine]",
-)  # fmt: skip
-@click.option("--part", "part_text", metavar="i/n", help="Every n-th case only, the i-th first.  [default: all cases]")
+)
+@click.option("--part", metavar="i/n", help="Every n-th case only, the i-th first.  [default: all cases]")
 @click.option("--dry-run", is_flag=True, help="Compute one case, and say what all will take.")
 @click.option("--preview", metavar="CASE", help="Compute one case, and write the page that shows it.  [default: none]")
+@show_version
 @reports_errors(extra="precompute")
 def precompute(
     data: Path,
@@ -83,11 +91,11 @@ def precompute(
     reuse: str | None,
     workers: int | None,
     scheduler: str | None,
-    part_text: str | None,
+    part: str | None,
     dry_run: bool,
     preview: str | None,
     debug: bool,
-    **flags: Any,
+    **map_flags: Any,
 ) -> int:
     """Compute the geodesic maps of the labelled volumes in DATA into a Zarr store.
 
@@ -97,101 +105,73 @@ def precompute(
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
     # Imported here so that --help and wrong usage answer at once.
-    from geols_precompute.data.layouts import discover
-    from geols_precompute.progress import show_progress
-    from geols_precompute.recipe.files import assemble_recipe, load_recipe_file
-    from geols_precompute.run.plan import Part, create_stores, make_plan, run_plan
-    from geols_precompute.run.reuse import Reuse
+    from geols_precompute.run.plan import plan_run
+    from geols_precompute.run.precompute import precompute as run
 
-    others = {"--dry-run": dry_run, "--part": part_text, "--scheduler": scheduler, "--reuse": reuse}
+    others = {"--dry-run": dry_run, "--part": part, "--scheduler": scheduler, "--reuse": reuse}
     if preview is not None and (ignored := [name for name, value in others.items() if value]):
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
-    # an empty text is a shell variable that is not set, and would mean all cases
-    part = Part.parse(part_text) if part_text is not None else None
-    if scheduler is not None:
-        if workers is not None:
-            raise RecipeError("--workers belongs to a cluster on this machine; the one at --scheduler has its own")
-        # its workers may run in another folder
-        data, out = data.absolute(), out.absolute() if out else None
-    recipe_file = load_recipe_file(recipe_name) if recipe_name else None
-    dataset = discover(data, modalities=recipe_file.modalities if recipe_file else None)
-    recipe = assemble_recipe(
-        recipe_file,
-        data_classes=dataset.classes,
-        data_modalities=dataset.modalities,
-        data_ignore=dataset.ignore,
-        flag_classes=classes,
-        clip=clip,
-        preset=preset,
-        map_flags={key: flags[key] for key in MAP_FLAGS if flags[key] is not None},
+    given = {name: value for name, value in map_flags.items() if value is not None}
+    recipe = asked_recipe(recipe_name, preset, classes, clip, given)
+    if dry_run or preview is not None:
+        plan = plan_run(data, recipe=recipe, out=out, name=name, reuse=reuse, part=part)
+        return print_estimate(plan, workers, scheduler) if preview is None else show_preview(plan, preview)
+    summary = run(
+        data,
+        recipe=recipe,
+        out=out,
+        name=name,
+        reuse=reuse,
+        workers=workers,
+        scheduler=scheduler,
+        part=part,
+        progress=TerminalProgress(),
     )
-    require_effect(flags, recipe)
-    source = Reuse.of(reuse, recipe) if reuse else None
-    plan = make_plan(dataset, recipe, out or dataset.root / "geols", checked_name(name), source, part)
-    if dry_run:
-        return print_estimate(plan, workers, scheduler)
-    if preview is not None:
-        return show_preview(plan, preview)
-    create_stores(plan)
-    click.echo(describe(plan))
-    with (
-        chosen_executor(plan, workers, scheduler) as executor,
-        show_progress(len(plan.tasks), "maps") as progress,
-    ):
+    print_summary(summary, reuse, part, debug=debug)
+    return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
 
-        def on_outcome(outcome: Outcome) -> None:
-            progress(failed=outcome.status == "failed")
-            if debug and outcome.trace:
-                click.echo(outcome.trace, err=True)
 
-        summary = run_plan(plan, executor, on_outcome)
-    for note in summary.notes:
-        click.echo(printable(f"note: {note.case_id}: {note.reason}"))
-    for failure in summary.failures:
-        click.echo(printable(f"failed: {failure.case_id}: {failure.reason}"), err=True)
+def asked_recipe(
+    name: str | None,
+    preset: str | None,
+    classes: Mapping[int, str] | None,
+    clip: tuple[float, float] | None,
+    map_flags: Mapping[str, Any],
+) -> Recipe:
+    """Return what the flags ask for: the recipe of that name, then the preset, then single flags.
+
+    Raises:
+        RecipeError: there is no such recipe, a value is out of range, or a flag would change nothing.
+    """
+    from geols_precompute.recipe.files import load_recipe
+
+    recipe = load_recipe(name) if name else Recipe()
+    maps = recipe.maps.changed(preset=preset, **map_flags)
+    for flag, metric in (("gamma", "riemannian"), ("lam", "gradient")):
+        if flag in map_flags and maps.metric != metric:
+            raise RecipeError(f"--{flag} belongs to --metric {metric}; the metric here is {maps.metric}")
+    return replace(recipe, maps=maps, classes=classes or recipe.classes, clip=clip or recipe.clip)
+
+
+def print_summary(summary: Summary, reuse: str | None, part: str | None, *, debug: bool) -> None:
+    """Print how a run ended: notes and failures case by case, counts, and the store's digest."""
+    if debug:
+        for trace in summary.traces.values():
+            click.echo(trace, err=True)
+    for case, notes in summary.notes.items():
+        for note in notes:
+            click.echo(printable(f"note: {case}: {note}"))
+    for case, reason in summary.failures.items():
+        click.echo(printable(f"failed: {case}: {reason}"), err=True)
     reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
     click.echo(
-        f"{summary.computed} cases computed, {reused}{summary.finished} unchanged, {len(summary.failures)} failed\n"
+        f"{summary.computed} cases computed, {reused}{summary.unchanged} unchanged, {len(summary.failures)} failed\n"
         f"store   {summary.labels}"
     )
     if summary.digest:
         click.echo(f"digest  {summary.digest}")
     else:
-        click.echo(f"this was part {part}; after the last one: geols-store finalize {plan.out}")
-    return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
-
-
-@contextmanager
-def chosen_executor(plan: Plan, workers: int | None, scheduler: str | None) -> Iterator[InProcess | OnDask]:
-    """Provide what runs the tasks of a plan, and say where that is.
-
-    Raises:
-        ClusterError: there is no such cluster, or memory is too small for the largest case.
-    """
-    from geols_precompute.run import dask as cluster
-    from geols_precompute.run.existing import existing_cluster
-    from geols_precompute.run.memory import largest_need, workers_for
-
-    maps = plan.recipe.maps
-    with ExitStack() as stack:
-        if not plan.tasks or workers == 0:
-            executor: InProcess | OnDask = stack.enter_context(cluster.in_process(maps))
-        elif scheduler is not None:
-            paths = [plan.dataset.root, plan.labels, *{task.reuse.path for task in plan.tasks if task.reuse}]
-            executor = stack.enter_context(existing_cluster(scheduler, maps, paths))
-        else:
-            need = largest_need((task.case for task in plan.tasks), plan.recipe)
-            fitting = workers_for(need, workers)
-            if fitting.note:
-                click.echo(f"note: {fitting.note}")
-            click.echo(f"the largest case needs about {readable(need)}")
-            on_terminal = sys.stderr.isatty()
-            executor = stack.enter_context(
-                cluster.local_cluster(fitting.count, fitting.memory, maps, dashboard=on_terminal)
-            )
-        if executor.description:
-            click.echo(executor.description)
-        yield executor
+        click.echo(f"this was part {part}; after the last one: geols-store finalize {summary.labels.parent}")
 
 
 def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> int:
@@ -199,14 +179,15 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
     from geols_precompute.progress import show_progress
     from geols_precompute.run.dask import compile_once
     from geols_precompute.run.estimate import estimate
+    from geols_precompute.run.execute import check_stores
     from geols_precompute.run.memory import workers_for
-    from geols_precompute.run.plan import check_stores
+    from geols_precompute.run.plan import describe
 
     check_stores(plan)
     click.echo(describe(plan))
     compile_once(plan.recipe.maps)
-    with show_progress(len(plan.tasks), "headers") as progress:
-        found = estimate(plan, progress)
+    with show_progress(len(plan.tasks), "headers") as on_case:
+        found = estimate(plan, on_case)
     for problem in found.problems:
         click.echo(printable(f"problem: {problem.case_id}: {problem.reason}"), err=True)
     click.echo(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
@@ -233,7 +214,8 @@ def show_preview(plan: Plan, case: str) -> int:
     """Write the report of one case into the output folder; nothing else of it stays."""
     from geols_precompute.report.preview import write_preview
     from geols_precompute.run.dask import compile_once
-    from geols_precompute.run.plan import check_stores
+    from geols_precompute.run.execute import check_stores
+    from geols_precompute.run.plan import describe
 
     check_stores(plan)
     click.echo(describe(plan))
@@ -243,48 +225,3 @@ def show_preview(plan: Plan, case: str) -> int:
         click.echo(printable(f"{flag.kind}: {flag.text}"))
     click.echo(f"preview {path}")
     return EXIT_DONE
-
-
-def require_effect(flags: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse a flag that would change nothing.
-
-    Raises:
-        RecipeError: --gamma without the Riemannian metric, or --lam with it.
-    """
-    for flag, metric in (("gamma", "riemannian"), ("lam", "gradient")):
-        if flags[flag] is not None and recipe.maps.metric != metric:
-            raise RecipeError(f"--{flag} belongs to --metric {metric}; the metric here is {recipe.maps.metric}")
-
-
-def checked_name(name: str) -> str:
-    """Return the label store's name without a .zarr ending.
-
-    Raises:
-        RecipeError: it is not a plain file name, or the name of the volumes.
-    """
-    from geols_precompute.data.cases import is_case_id
-
-    name = name.removesuffix(".zarr")
-    if not is_case_id(name) or name == "volumes":
-        raise RecipeError(f"--name {name!r}: use letters, digits, '.', '_' and '-', and not 'volumes'")
-    return name
-
-
-def describe(plan: Plan) -> str:
-    """Return what a run is about to do, in a few lines."""
-    maps = plan.recipe.maps
-    metric = f"λ = {maps.lam:g}" if maps.metric == "gradient" else f"γ = {maps.gamma:g}"
-    names = ", ".join(f"{label.value} {label.name}" for label in plan.recipe.classes[1:])
-    lines = [
-        f"{plan.dataset.layout}: {len(plan.dataset.cases)} cases, classes {names}",
-        f"seeds {maps.seeds}, {maps.metric} metric ({metric}), {maps.iterations} iterations, decay {maps.decay}, "
-        f"background {maps.background}, modalities {maps.modalities}, engine {maps.engine}",
-    ]
-    if plan.part:
-        lines.append(f"part {plan.part}: {len(plan.tasks) + len(plan.finished)} cases")
-    if plan.finished:
-        lines.append(f"{len(plan.finished)} cases are finished already")
-    if plan.strays:
-        listed = ", ".join(plan.strays[:5])
-        lines.append(f"note: {len(plan.strays)} cases of the store are not in {plan.dataset.root} and stay: {listed}")
-    return "\n".join(lines)

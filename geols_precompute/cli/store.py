@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, show_version
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
-from geols_precompute.errors import InputError, StoreError
+from geols_precompute.errors import InputError
 from geols_precompute.formatting import printable
 from geols_precompute.store.reader import LabelStore, Store
-from geols_precompute.store.verify import (
-    CasesBySource,
-    Status,
-    compare_source,
-    open_store,
-    strange_entries,
-    verify_case,
-)
+from geols_precompute.store.verify import open_store, strange_entries, verify_case
 
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@show_version
 def store() -> None:
     """Look at, verify, finalize and share stores."""
 
@@ -48,7 +41,7 @@ def info(store: Path, debug: bool) -> int:
         "digest": opened.digest,
         "recipe": opened.manifest.recipe_id,
         "cases": f"{len(opened.cases)}, {total / 1e6:.1f} MB",
-        "classes": ", ".join(f"{label.value} {label.name}" for label in opened.classes),
+        "classes": str(opened.classes),
         "licence": opened.geols.get("licence", "not stated"),
     }
     for key, value in lines.items():
@@ -73,15 +66,15 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
 
     opened = open_store(store)
     findings = strange_entries(opened)
-    with show_progress(len(opened.cases), "verify") as progress:
+    with show_progress(len(opened), "verify") as on_case:
         for case in opened.cases:
             finding = verify_case(opened, case)
             findings += [finding] if finding else []
-            progress(failed=finding is not None)
+            on_case(case, finding.problem if finding else "")
     for finding in findings:
         click.echo(printable(f"damaged: {finding.case or 'store'}: {finding.problem}"), err=True)
     click.echo(f"{len(opened.cases)} cases, {len(findings)} findings\ndigest  {opened.digest}")
-    differs = _verify_data(opened, data) if data else False
+    differs = print_comparison(opened, data) if data else False
     return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
 
 
@@ -131,8 +124,8 @@ def report(
     shown = list(dict.fromkeys(case.strip() for case in (cases or "").split(",") if case.strip()))
     if not math.isfinite(alpha):
         raise InputError(f"--alpha must be in [0, 1], got {alpha}")
-    with show_progress(len(labels.cases), "report") as progress:
-        found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=progress)
+    with show_progress(len(labels), "report") as on_case:
+        found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=on_case)
     for flag in found.flags:
         listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
         click.echo(printable(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})"))
@@ -140,47 +133,21 @@ def report(
     return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
 
 
-def _verify_data(opened: Store, data: Path) -> bool:
+def print_comparison(opened: Store, data: Path) -> bool:
     """Print how the sources of a store's cases compare with a data folder; return whether anything differs."""
-    from geols_precompute.data.layouts import discover
-    from geols_precompute.data.volumes import fingerprint, read_volume
     from geols_precompute.progress import show_progress
+    from geols_precompute.share.compare import compare_with_data
 
-    modalities = opened.root.modalities
-    dataset = discover(data, modalities=modalities)
-    known = CasesBySource(opened)
-    statuses: dict[str, Status] = {}
-    found_here: set[str] = set()
-    renamed = 0
-    reasons = {problem.case_id: problem.reason for problem in dataset.problems}
-    with show_progress(len(dataset.cases), "compare") as progress:
-        for case in dataset.cases:
-            try:
-                volume = read_volume(case.images, case.label, modalities=len(modalities))
-                source = fingerprint(volume).as_json()
-                if found := known.find_all(source):
-                    statuses[case.id] = "same"
-                    found_here.update(found)
-                    renamed += case.id not in found
-                elif case.id in opened.cases:
-                    statuses[case.id] = compare_source(opened.metadata(case.id).geols["source"], source)
-                else:
-                    statuses[case.id] = "extra"
-            except (InputError, StoreError) as error:
-                statuses[case.id], reasons[case.id] = "unreadable", str(error)
-            except Exception as error:
-                # one file that no one foresaw must not end the comparison of the others
-                statuses[case.id], reasons[case.id] = "unreadable", f"unexpected {type(error).__name__}: {error}"
-            progress(failed=statuses[case.id] != "same")
-    for name in set(opened.cases) - found_here:
-        statuses.setdefault(name, "unreadable" if name in reasons else "missing")
-    for name, status in sorted(statuses.items()):
+    with show_progress(len(opened), "compare") as on_case:
+        found = compare_with_data(opened, data, on_case)
+    for name, status in found.statuses.items():
         if status != "same":
-            click.echo(printable(f"{status}: {name}" + (f": {reasons[name]}" if name in reasons else "")), err=True)
-    counts = Counter(statuses.values())
-    other_names = f" ({renamed} cases have other names in the store)" if renamed else ""
-    click.echo(f"{data}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) + other_names)
-    return set(counts) != {"same"}
+            reason = f": {found.reasons[name]}" if name in found.reasons else ""
+            click.echo(printable(f"{status}: {name}{reason}"), err=True)
+    other_names = f" ({found.renamed} cases have other names in the store)" if found.renamed else ""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(found.counts.items()))
+    click.echo(f"{data}: {counts}{other_names}")
+    return set(found.counts) != {"same"}
 
 
 def _flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -192,7 +159,7 @@ def _flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _print_classes(opened: LabelStore) -> None:
     """Print, per class, in how many cases it is, its seeds, and its fallbacks."""
-    for label in opened.classes[1:]:
+    for label in list(opened.classes)[1:]:
         seeds = [opened.metadata(case).geols["seeds"].get(str(label.value)) for case in opened.cases]
         found = [entry for entry in seeds if entry]
         click.echo(
