@@ -111,15 +111,14 @@ def look_at(page, cut, row, column):
 
 def soft_labels(out, case, alpha, normalize):
     """The map g and the soft labels of every method, by the library."""
-    labels, volumes = LabelStore.open(out / "labels.zarr"), VolumeStore.open(out / "volumes.zarr")
-    maps = softlabel.class_maps(
-        labels.maps(case), channels=labels.channels, present=labels.present(case), n_classes=len(labels.classes)
-    )
-    label = volumes.label(case)
+    labels, label = LabelStore.open(out / "labels.zarr"), VolumeStore.open(out / "volumes.zarr").label(case)
     return [
-        maps, softlabel.one_hot(label, 3), softlabel.label_smoothing(label, 3, alpha), softlabel.svls(label, 3),
-        softlabel.geols(label, maps, alpha=alpha, normalize="sum" if normalize else "none"),
-    ]  # fmt: skip
+        labels.class_maps(case),
+        softlabel.one_hot(label, 3),
+        softlabel.soft_label(label, method="ls", n_classes=3, alpha=alpha),
+        softlabel.soft_label(label, method="svls", n_classes=3),
+        labels.soft_label(case, label, alpha=alpha, normalize="sum" if normalize else "none"),
+    ]
 
 
 def pixels(page, cut, method):

@@ -10,12 +10,12 @@ import pytest
 from train_fixtures import make_stores
 
 from geols_precompute import LabelStore, softlabel
-from geols_precompute.recipe.parameters import class_table
+from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.report.cases import ReportCase, read_case, volumes_of
 from geols_precompute.report.flags import find_flags, rank
 from geols_precompute.report.quality import measure
 
-CLASSES = class_table({1: "left", 2: "right"})
+CLASSES = ClassTable.from_names({1: "left", 2: "right"})
 RECIPE = {"maps": {"metric": "gradient"}}
 
 
@@ -39,30 +39,35 @@ def test_the_numbers_of_a_case_by_plain_loops(tmp_path, background):
             )
             assert found.other_largest[index] == np.mean([max(np.delete(g, index)) > g[index] for g in gs])
             # α times it is what the soft label gives to others
-            soft = softlabel.geols(case.label, maps, alpha=0.3)
+            soft = softlabel.soft_label(case.label, maps, alpha=0.3)
             kept = soft[index][case.label == index].mean()
             assert 0.3 * found.leaving[index] == pytest.approx(1 - kept, abs=1e-6)
         assert found.histograms.sum() == case.maps.size
         assert found.anisotropy == 2.0
 
 
-def made(case_id, *, swap=False, shape=(12, 16, 14), spacing=(1.0, 1.0, 1.0), scale=100.0, maps=None, **changes):
+def made(case_id, *, shape=(12, 16, 14), spacing=(1.0, 1.0, 1.0), scale=100.0, maps=None, **changes):
     """A case with a ball on the left and a smaller one on the right."""
     rng = np.random.default_rng(sum(map(ord, case_id)))
     grid = np.indices(shape)
     label = np.zeros(shape, np.uint8)
     for value, (y, radius) in {1: (4, 3.3), 2: (11, 2.2)}.items():
         centre = np.array([6, y, 7]) + rng.uniform(-0.4, 0.4, 3)
-        label[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2] = (3 - value) if swap else value
+        label[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2] = value
     if maps is None:
         maps = np.stack(
             [np.where(label == v, rng.integers(150, 256, shape), rng.integers(20, 90, shape)) for v in (1, 2)]
         )
     settings = {
-        "id": case_id, "image": (scale * rng.random((1, *shape))).astype(np.float32), "label": label,
-        "maps": maps.astype(np.uint8), "channels": (1, 2), "present": (1, 2), "spacing": spacing,
+        "id": case_id,
+        "image": (scale * rng.random((1, *shape))).astype(np.float32),
+        "label": label,
+        "maps": maps.astype(np.uint8),
+        "channels": (1, 2),
+        "present": (1, 2),
+        "spacing": spacing,
         "seeds": {1: {"count": 9, "fallbacks": 0}, 2: {"count": 7, "fallbacks": 1}},
-    }  # fmt: skip
+    }
     return ReportCase(**{**settings, **changes})
 
 
@@ -73,12 +78,6 @@ def flags_of(*odd, usual=8, classes=CLASSES, recipe=RECIPE):
 
 def test_usual_cases_have_no_flags():
     assert flags_of() == {}
-
-
-def test_swapped_names_are_found():
-    assert flags_of(made("odd", swap=True)) == {"swapped names": ("odd",)}
-    # of few cases none is usual
-    assert flags_of(made("odd", swap=True), usual=3) == {}
 
 
 def test_vanished_and_missing_seeds_are_found():

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from geols_precompute.data.cases import Case
+from geols_precompute.arrays import Float32Array, UInt8Array
 from geols_precompute.data.layouts import discover
-from geols_precompute.data.prepare import class_indices, prepare
-from geols_precompute.data.volumes import fingerprint, read_volume
+from geols_precompute.data.prepare import prepare_source, read_source
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.recipe.parameters import Preprocessing
-from geols_precompute.softlabel import Float32Array
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source, require_same_data
@@ -39,8 +32,8 @@ class ReportCase:
 
     id: str
     image: Float32Array
-    label: npt.NDArray[np.uint8]
-    maps: npt.NDArray[np.uint8]
+    label: UInt8Array
+    maps: UInt8Array
     channels: tuple[int, ...]
     present: tuple[int, ...]
     spacing: tuple[float, float, float]
@@ -48,7 +41,7 @@ class ReportCase:
 
 
 #: Returns image [modality,z,y,x] float32 and label [z,y,x] of a case of the store.
-ReadVolume = Callable[[str], tuple[Float32Array, npt.NDArray[np.uint8]]]
+ReadVolume = Callable[[str], tuple[Float32Array, UInt8Array]]
 
 
 def volumes_of(labels: LabelStore, data: Path | None) -> ReadVolume:
@@ -65,10 +58,9 @@ def volumes_of(labels: LabelStore, data: Path | None) -> ReadVolume:
         raise StoreError(f"no {path}: a report needs images and labels; name your copy of the data with --data")
     volumes = VolumeStore.open(path)
 
-    def read(case: str) -> tuple[Float32Array, npt.NDArray[np.uint8]]:
+    def read(case: str) -> tuple[Float32Array, UInt8Array]:
         require_same_data(labels, volumes, case)
-        scale, offset = (a[:, None, None, None] for a in volumes.scale_offset(case))
-        return (volumes.image(case) * scale + offset).astype(np.float32), volumes.label(case)
+        return volumes.intensities(case), volumes.label(case)
 
     return read
 
@@ -81,29 +73,31 @@ def read_case(labels: LabelStore, read_volume_of: ReadVolume, case: str) -> Repo
     """
     image, label = read_volume_of(case)
     metadata = labels.metadata(case)
-    index = {str(c.value): i for i, c in enumerate(labels.classes)}
     return ReportCase(
-        id=case, image=image, label=label, maps=labels.maps(case), channels=labels.channels,
-        present=labels.present(case), spacing=metadata.geometry.spacing_zyx,
-        seeds={index[value]: found for value, found in metadata.geols["seeds"].items()},
-    )  # fmt: skip
+        id=case,
+        image=image,
+        label=label,
+        maps=labels.maps(case),
+        channels=labels.channels,
+        present=labels.present(case),
+        spacing=metadata.geometry.spacing_zyx,
+        seeds={labels.classes.index_of(int(value)): found for value, found in metadata.geols["seeds"].items()},
+    )
 
 
 def _from_data(labels: LabelStore, data: Path) -> ReadVolume:
-    preprocessing = Preprocessing.from_json(labels.recipe["preprocessing"])
+    preprocessing = labels.preprocessing
     dataset = discover(data, modalities=preprocessing.modalities)
-    files: dict[str, Case] = {case.id: case for case in dataset.cases}
-    values = [label.value for label in labels.classes]
+    cases = {case.id: case for case in dataset.cases}
 
-    def read(case: str) -> tuple[Float32Array, npt.NDArray[np.uint8]]:
-        if case not in files:
+    def read(case: str) -> tuple[Float32Array, UInt8Array]:
+        if case not in cases:
             raise InputError(f"{data}: has no case {case!r}")
-        volume = read_volume(files[case].images, files[case].label, modalities=len(preprocessing.modalities))
-        source: dict[str, Any] = fingerprint(volume).as_json()
+        volume, source = read_source(cases[case], modalities=len(preprocessing.modalities))
+        # before it is prepared: other data may have other classes too
         if (status := compare_source(labels.metadata(case).geols["source"], source)) != "same":
             raise StoreError(f"{labels.path}/{case}: its maps were made from other data than that in {data} ({status})")
-        prepared = prepare(volume, spacing=preprocessing.spacing, clip=preprocessing.clip)
-        assert prepared.label is not None
-        return prepared.image, class_indices(prepared.label, values, ignore=preprocessing.ignore)
+        prepared = prepare_source(cases[case], volume, source, preprocessing, labels.classes)
+        return prepared.image, prepared.label
 
     return read

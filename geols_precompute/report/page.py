@@ -1,11 +1,11 @@
-"""Page: the report as one HTML file that asks nothing of a network."""
+"""The report as one HTML file that asks nothing of a network."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +15,9 @@ import numpy as np
 
 from geols_precompute.atomic import replace_file, writing_to
 from geols_precompute.errors import InputError, OutputError
+from geols_precompute.progress import OnCase
 from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
-from geols_precompute.report.flags import Flag, find_flags, rank
+from geols_precompute.report.flags import Flag, Oddness, find_flags, rank
 from geols_precompute.report.quality import CaseQuality, measure
 from geols_precompute.report.slices import case_slices
 from geols_precompute.store.reader import LabelStore
@@ -28,8 +29,14 @@ _BINS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What was written: how many cases were looked at and are shown, and what was found."""
+class ReportResult:
+    """What was written.
+
+    Attributes:
+        cases: how many were looked at.
+        shown: how many are shown.
+        flags: what is worth a look.
+    """
 
     cases: int
     shown: int
@@ -43,8 +50,8 @@ def write_report(
     *,
     shown: Sequence[str] = (),
     alpha: float = 0.1,
-    on_case: Callable[[], None] = lambda: None,
-) -> Summary:
+    on_case: OnCase = lambda case, error: None,
+) -> ReportResult:
     """Measure every case of a label store and write the page.
 
     Args:
@@ -71,45 +78,57 @@ def write_report(
     found: list[CaseQuality] = []
     for case in labels.cases:
         found.append(measure(read_case(labels, read_volume_of, case), len(labels.classes)))
-        on_case()
+        on_case(case, "")
     flags = find_flags(found, labels.classes, labels.recipe)
     oddness = rank(found, labels.classes, flags)
     chosen = list(shown) or list(oddness)[:MOST_CASES]
+    document = _numbers_document(labels, alpha, found, flags, oddness)
+    free = MOST_BYTES - len(json.dumps(document)) - 200_000
+    document["cases"] = _fitting((read_case(labels, read_volume_of, case) for case in chosen), free)
+    document["left_out"] = chosen[len(document["cases"]) :]
+    with writing_to(path.parent, "-o"):
+        replace_file(path, _html(document).encode())
+    return ReportResult(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
+
+
+def _numbers_document(
+    labels: LabelStore,
+    alpha: float,
+    found: Sequence[CaseQuality],
+    flags: Sequence[Flag],
+    oddness: dict[str, Oddness],
+) -> dict[str, Any]:
+    """Return the JSON document of the page without the cuts of its cases."""
     by_id = {quality.id: quality for quality in found}
-    document: dict[str, Any] = {
+    return {
         "store": {"digest": labels.digest, "recipe": labels.manifest.recipe_id},
         "alpha": alpha,
-        "classes": [label.name for label in labels.classes],
-        "values": [label.value for label in labels.classes],
+        "classes": list(labels.classes.names),
+        "values": list(labels.classes.values),
         "channels": list(labels.channels),
-        "modalities": list(labels.root.modalities),
+        "modalities": list(labels.preprocessing.modalities),
         "flags": [{"kind": flag.kind, "text": flag.text, "cases": list(flag.cases)} for flag in flags],
         "dataset": _dataset(found),
         "ranking": [
             {
-                "id": case, "reason": odd.reason,
+                "id": case,
+                "reason": odd.reason,
                 "other_largest": _number(by_id[case].foreground(by_id[case].other_largest)),
                 "leaving": _number(by_id[case].foreground(by_id[case].leaving)),
                 "leaving_unnormalised": _number(by_id[case].foreground(by_id[case].leaving_unnormalised)),
             }
             for case, odd in oddness.items()
         ],
-    }  # fmt: skip
-    room = MOST_BYTES - len(json.dumps(document)) - 200_000
-    document["cases"] = _fitting((read_case(labels, read_volume_of, case) for case in chosen), room)
-    document["left_out"] = chosen[len(document["cases"]) :]
-    with writing_to(path.parent, "-o"):
-        replace_file(path, _html(document).encode())
-    return Summary(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
+    }
 
 
-def _fitting(cases: Iterable[ReportCase], room: int) -> list[dict[str, Any]]:
-    """Return the cuts of the cases that fit into so many bytes, from the first on."""
+def _fitting(cases: Iterable[ReportCase], free: int) -> list[dict[str, Any]]:
+    """Return the cuts of the cases that fit into `free` bytes, from the first on."""
     found = []
     for case in cases:
         document = case_slices(case)
-        room -= len(json.dumps(document))
-        if room < 0:
+        free -= len(json.dumps(document))
+        if free < 0:
             break
         found.append(document)
     return found
@@ -117,18 +136,20 @@ def _fitting(cases: Iterable[ReportCase], room: int) -> list[dict[str, Any]]:
 
 def _dataset(found: Sequence[CaseQuality]) -> list[dict[str, Any]]:
     """Return the numbers of every class over all cases: medians of the cases that have it, sums of the histograms."""
-    result = []
+    result: list[dict[str, Any]] = []
     for index in range(len(found[0].voxels)):
         having = [c for c in found if c.voxels[index]]
-        result.append({
-            "cases": len(having),
-            "voxels": _spread([float(c.voxels[index]) for c in having]),
-            "seeds": _spread([float(c.seeds[index]) for c in having]),
-            "fallbacks": int(sum(c.fallbacks[index] for c in having)),
-            "other_largest": _spread([float(c.other_largest[index]) for c in having]),
-            "leaving": _spread([float(c.leaving[index]) for c in having]),
-            "leaving_unnormalised": _spread([float(c.leaving_unnormalised[index]) for c in having]),
-        })  # fmt: skip
+        result.append(
+            {
+                "cases": len(having),
+                "voxels": _spread([float(c.voxels[index]) for c in having]),
+                "seeds": _spread([float(c.seeds[index]) for c in having]),
+                "fallbacks": int(sum(c.fallbacks[index] for c in having)),
+                "other_largest": _spread([float(c.other_largest[index]) for c in having]),
+                "leaving": _spread([float(c.leaving[index]) for c in having]),
+                "leaving_unnormalised": _spread([float(c.leaving_unnormalised[index]) for c in having]),
+            }
+        )
     histograms = np.sum([c.histograms for c in found], axis=0)
     for channel, counts in enumerate(histograms.reshape(len(histograms), _BINS, -1).sum(axis=2)):
         # channels without the background begin at class 1

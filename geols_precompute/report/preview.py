@@ -1,4 +1,4 @@
-"""Preview: the report of one case before anything else is computed."""
+"""The report of one case before anything else is computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.report.cases import volumes_of
-from geols_precompute.report.page import Summary, write_report
+from geols_precompute.report.page import ReportResult, write_report
 from geols_precompute.run.estimate import trial
 from geols_precompute.run.plan import Plan
 from geols_precompute.run.task import Task
@@ -15,7 +15,7 @@ from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 
 
-def write_preview(plan: Plan, case_id: str, path: Path) -> Summary:
+def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
     """Compute a case of a plan, write its report, and keep nothing else.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Slices: three orthogonal cuts through a case, in few bytes, with all that the page needs to mix soft labels there."""
+"""Three orthogonal cuts through a case, in few bytes, with all that the page needs to mix soft labels there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import zlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from geols_precompute.data.prepare import IGNORE_INDEX
+from geols_precompute.arrays import BoolArray, Float32Array, UInt8Array
+from geols_precompute.recipe.classes import IGNORE_INDEX
 from geols_precompute.report.cases import ReportCase
 
 #: Voxels shown around the foreground.
@@ -28,19 +28,23 @@ def case_slices(case: ReportCase) -> dict[str, Any]:
     if not foreground.any():
         foreground = np.ones_like(foreground)
     image = np.stack([_windowed(modality) for modality in case.image])
-    # the volume's edge continues beyond it, as in `softlabel.svls`
+    # the volume's edge continues beyond it, as SVLS has it
     label = np.pad(case.label, 1, mode="edge")
     box = [_bounds(foreground, axis) for axis in range(3)]
-    centre = [int(foreground.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+    centre = [int(foreground.sum(axis=_others(axis)).argmax()) for axis in range(3)]
     cuts = [_cut(case, image, label, axis, centre, box) for axis in range(3)]
     return {"id": case.id, "present": list(case.present), "centre": centre, "cuts": cuts}
 
 
 def _cut(
-    case: ReportCase, image: npt.NDArray[np.uint8], padded: npt.NDArray[np.uint8], axis: int, centre: list[int],
+    case: ReportCase,
+    image: UInt8Array,
+    padded: UInt8Array,
+    axis: int,
+    centre: list[int],
     box: list[tuple[int, int]],
-) -> dict[str, Any]:  # fmt: skip
-    first, second = (a for a in range(3) if a != axis)
+) -> dict[str, Any]:
+    first, second = _others(axis)
     place: list[slice] = [slice(*bounds) for bounds in box]
     place[axis] = slice(centre[axis], centre[axis] + 1)
     around = tuple(slice(s.start, s.stop + 2) for s in place)
@@ -50,20 +54,27 @@ def _cut(
         for array in (image[(slice(None), *place)], case.maps[(slice(None), *place)], labels)
     )
     return {
-        "axis": axis, "rows": first, "columns": second,
+        "axis": axis,
+        "rows": first,
+        "columns": second,
         "size": [place[first].stop - place[first].start, place[second].stop - place[second].start],
         "start": [place[first].start, place[second].start],
         "spacing": [case.spacing[first], case.spacing[second]],
         "data": base64.b64encode(zlib.compress(content, 9)).decode(),
-    }  # fmt: skip
+    }
 
 
-def _bounds(mask_ZYX: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
+def _others(axis: int) -> tuple[int, ...]:
+    """Return the axes of a cut across `axis`, its rows and its columns."""
+    return tuple(other for other in range(3) if other != axis)
+
+
+def _bounds(mask_ZYX: BoolArray, axis: int) -> tuple[int, int]:
     """Return where along an axis a mask lies, with a margin."""
-    there = np.flatnonzero(mask_ZYX.any(axis=tuple({0, 1, 2} - {axis})))
+    there = np.flatnonzero(mask_ZYX.any(axis=_others(axis)))
     return max(0, int(there[0]) - MARGIN), min(mask_ZYX.shape[axis], int(there[-1]) + 1 + MARGIN)
 
 
-def _windowed(modality_ZYX: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _windowed(modality_ZYX: Float32Array) -> UInt8Array:
     low, high = np.percentile(modality_ZYX, [0.5, 99.5])
     return np.clip((modality_ZYX - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
