@@ -77,9 +77,7 @@ def one_hot(label: NDArray[np.integer], n_classes: int) -> Float32Array:
     return (label[np.newaxis] == classes).astype(np.float32)
 
 
-def class_maps(
-    stored: UInt8Array, *, channels: Sequence[int], present: Sequence[int], n_classes: int
-) -> Float32Array:
+def class_maps(stored: UInt8Array, *, channels: Sequence[int], present: Sequence[int], n_classes: int) -> Float32Array:
     """Return the geodesic maps g of all classes, [c,z,y,x] float32, from what a store holds.
 
     A background that is not stored is 1 - mean of the maps of the present foreground classes, 1 where none is.

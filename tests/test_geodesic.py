@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +15,16 @@ import pytest
 
 from geols_precompute.errors import InputError, MissingExtraError
 from geols_precompute.geodesic import compile_kernels, geodesic_distance
+from geols_precompute.geodesic.options import MAX_ITERATIONS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = REPOSITORY / "geols_precompute"
 SPACING = (2.5, 2.0, 1.5)
-SHAPES = [
-    (1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1), (2, 2, 2), (1, 1, 40), (1, 40, 1), (40, 1, 1), (2, 3, 17), (17, 3, 2),
-    (3, 17, 2), (1, 5, 31), (5, 1, 33), (7, 32, 1), (4, 4, 16), (3, 3, 15), (8, 8, 8), (9, 9, 9), (7, 7, 7),
-    (9, 16, 17), (16, 17, 9), (10, 5, 63), (6, 11, 64), (5, 6, 65), (19, 23, 29),
-]  # fmt: skip
+SHAPES_ZYX = """
+    1x1x1 1x1x2 2x1x1 1x2x1 2x2x2 1x1x40 1x40x1 40x1x1 2x3x17 17x3x2 3x17x2 1x5x31 5x1x33 7x32x1 4x4x16
+    3x3x15 8x8x8 9x9x9 7x7x7 9x16x17 16x17x9 10x5x63 6x11x64 5x6x65 19x23x29
+"""
+SHAPES = [tuple(map(int, shape.split("x"))) for shape in SHAPES_ZYX.split()]
 
 
 def random_case(shape, *, seed=0, channels=None, classes=2, density=0.02):
@@ -130,15 +133,15 @@ def test_four_equal_channels_double_the_norm(metric):
 
 def test_iterations_stop_once_nothing_changes():
     from geols_precompute.geodesic.checks import checked_image, checked_seeds
-    from geols_precompute.geodesic.metric import make_metric, make_steps
+    from geols_precompute.geodesic.metric import make_formula, make_steps
     from geols_precompute.geodesic.raster import raster_distance
 
     image, seeds = checked_image(np.zeros((5, 6, 7), np.float32)), np.zeros((1, 5, 6, 7), bool)
     seeds[0, 0, 0, 0] = True
-    metric = make_metric("gradient", 1.0, 1.0)
+    formula = make_formula("gradient", 1.0, 1.0)
     out = np.empty(seeds.shape, np.float32)
     seeds = checked_seeds(seeds, (5, 6, 7))
-    assert raster_distance(image, seeds, metric, make_steps(metric, (1, 1, 1)), 10**9, out) == 2
+    assert raster_distance(image, seeds, formula, make_steps(formula, (1, 1, 1)), 10**9, out) == 2
 
 
 @pytest.mark.parametrize("engine", ["numba", "geodistk"])
@@ -185,9 +188,10 @@ def test_threads_give_the_same_bytes():
         assert list(pool.map(lambda _: digest(), range(8))) == [expected] * 8
 
 
-def run_python(code, **environment):
+def run_python(code, cwd=REPOSITORY, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", **environment},
         capture_output=True,
         text=True,
@@ -213,6 +217,26 @@ def test_compiled_kernels_are_found_on_disk(tmp_path, iterations):
     )
     run_python(maps, NUMBA_CACHE_DIR=str(tmp_path))
     assert sorted(tmp_path.rglob("*.nb*")) == compiled
+
+
+@pytest.mark.parametrize("kernels", ["geodesic/relax.py", "maps/decay.py"])
+def test_changed_kernels_get_another_cache_folder(tmp_path, kernels):
+    """numba itself would go on running a kernel of one file that calls a changed one of another."""
+    package = shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def cache_folder_after_changing(file):
+        with (package / file).open("a") as source:
+            source.write("# changed\n")
+        code = "import geols_precompute.maps.decay; from geols_precompute.geodesic.jit import _cache_folder"
+        code += "; print(geols_precompute.__file__, _cache_folder())"
+        imported, folder = run_python(code, cwd=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")).split()
+        assert Path(imported).parent == package
+        assert Path(folder).is_dir()
+        return folder
+
+    before = cache_folder_after_changing("softlabel.py")
+    assert cache_folder_after_changing("errors.py") == before
+    assert cache_folder_after_changing(kernels) != before
 
 
 def test_importing_is_light():
@@ -277,9 +301,21 @@ def test_bad_seeds_are_refused(seeds, message):
 
 @pytest.mark.parametrize(
     "spacing",
-    [(1, 1), (1, 1, 1, 1), (1, 1, 0), (1, -1, 1), (1, np.nan, 1), (np.inf, 1, 1), (1e-9, 1, 1), 1.0, None, "abc",
-     (1, "1", 1), (1, True, 1)],
-)  # fmt: skip
+    [
+        (1, 1),
+        (1, 1, 1, 1),
+        (1, 1, 0),
+        (1, -1, 1),
+        (1, np.nan, 1),
+        (np.inf, 1, 1),
+        (1e-9, 1, 1),
+        1.0,
+        None,
+        "abc",
+        (1, "1", 1),
+        (1, True, 1),
+    ],
+)
 def test_bad_spacing_is_refused(spacing):
     with pytest.raises(InputError, match=r"spacing is .* it must be three finite numbers"):
         geodesic_distance(*GOOD, spacing)
@@ -288,25 +324,28 @@ def test_bad_spacing_is_refused(spacing):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "euclidean"}, "metric is 'euclidean'; it must be one of gradient, riemannian"),
-        ({"metric": ["gradient"]}, "metric is"),
-        ({"engine": "cuda"}, "engine is 'cuda'; it must be one of numba, geodistk"),
-        ({"lam": -0.1}, "lam is -0.1; it must be a number from 0 to 1"),
-        ({"lam": 1.1}, "lam is"),
-        ({"lam": np.nan}, "lam is"),
-        ({"lam": "1"}, "lam is '1'"),
-        ({"gamma": -1}, "gamma is -1; it must be a number from 0 to 1e"),
-        ({"gamma": np.inf}, "gamma is inf"),
-        ({"gamma": np.nan}, "gamma is nan"),
-        ({"iterations": 0}, "iterations is 0; it must be a positive whole number"),
-        ({"iterations": -4}, "iterations is -4"),
-        ({"iterations": 4.0}, "iterations is 4.0"),
-        ({"iterations": True}, "iterations is True"),
-        ({"iterations": "exactly"}, "iterations is 'exactly'"),
-        ({"iterations": 10**30}, "iterations is"),
-        ({"iterations": np.array([1, 2])}, "iterations is"),
-        ({"engine": "geodistk", "metric": "riemannian"}, "geodistk knows the gradient metric only"),
-        ({"engine": "geodistk", "iterations": "exact"}, "geodistk takes a count of iterations"),
+        ({"metric": "euclidean"}, "metric must be one of gradient, riemannian, got 'euclidean'"),
+        ({"metric": ["gradient"]}, "metric must be one of"),
+        ({"metric": np.array(["gradient", "riemannian"])}, "metric must be one of"),
+        ({"engine": "cuda"}, "engine must be one of numba, geodistk, got 'cuda'"),
+        ({"lam": -0.1}, r"lam must be in \[0, 1\], got -0.1"),
+        ({"lam": 1.1}, "lam must be in"),
+        ({"lam": np.nan}, "lam must be in"),
+        ({"lam": "1"}, "lam must be in .* got '1'"),
+        ({"lam": True}, "lam must be in .* got True"),
+        ({"gamma": -1}, r"gamma must be a number from 0 to 1e\+06, got -1"),
+        ({"gamma": np.inf}, "gamma must be .* got inf"),
+        ({"gamma": np.nan}, "gamma must be .* got nan"),
+        ({"gamma": 10**400}, "gamma must be"),
+        ({"iterations": 0}, 'iterations must be a count from 1 to 1000000, or "exact", got 0'),
+        ({"iterations": -4}, "iterations must be .* got -4"),
+        ({"iterations": 4.0}, "iterations must be .* got 4.0"),
+        ({"iterations": True}, "iterations must be .* got True"),
+        ({"iterations": "exactly"}, "iterations must be .* got 'exactly'"),
+        ({"iterations": MAX_ITERATIONS + 1}, "iterations must be"),
+        ({"iterations": np.array([1, 2])}, "iterations must be"),
+        ({"engine": "geodistk", "metric": "riemannian"}, "geodistk computes the gradient metric .* only"),
+        ({"engine": "geodistk", "iterations": "exact"}, "geodistk computes .* a count of iterations only"),
         ({"out": np.empty((2, 4, 5, 7), np.float32)}, "out has shape"),
         ({"out": np.empty((2, 4, 5, 6))}, "out has dtype float64"),
         ({"out": np.empty((2, 4, 5, 6), np.float32, order="F")}, "out is not C-contiguous"),
@@ -315,6 +354,14 @@ def test_bad_spacing_is_refused(spacing):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         geodesic_distance(*GOOD, SPACING, **options)
+
+
+def test_numbers_of_numpy_are_taken():
+    options = {"metric": "riemannian", "lam": np.float32(0.5), "gamma": np.float64(2), "iterations": np.int64(3)}
+    plain = {"metric": "riemannian", "gamma": 2.0, "iterations": 3}
+    np.testing.assert_array_equal(
+        geodesic_distance(*GOOD, SPACING, **options), geodesic_distance(*GOOD, SPACING, **plain)
+    )
 
 
 def test_out_in_the_image_is_refused():

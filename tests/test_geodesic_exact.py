@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from test_geodesic import SHAPES, SPACING, random_case
 
 from geols_precompute.geodesic import geodesic_distance
+from geols_precompute.geodesic.options import MAX_ITERATIONS
 
-UNTIL_NOTHING_CHANGES = 10**9
+UNTIL_NOTHING_CHANGES = MAX_ITERATIONS
 OPTIONS = [
     {"metric": "gradient", "lam": 1.0},
     {"metric": "gradient", "lam": 0.5},

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geols_precompute.geodesic.options import Engine, Iterations, Metric, check_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Literal
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from geols_precompute.arrays import BoolArray, Float32Array
 
 __all__ = ["compile_kernels", "geodesic_distance"]
 
 
 def geodesic_distance(
-    image: NDArray[np.float32],
-    seeds: NDArray[np.bool_],
+    image: Float32Array,
+    seeds: BoolArray,
     spacing: Sequence[float],
     *,
-    metric: Literal["gradient", "riemannian"] = "gradient",
+    metric: Metric = "gradient",
     lam: float = 1.0,
     gamma: float = 1.0,
-    iterations: int | Literal["exact"] = 4,
-    engine: Literal["numba", "geodistk"] = "numba",
-    out: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
+    iterations: Iterations = 4,
+    engine: Engine = "numba",
+    out: Float32Array | None = None,
+) -> Float32Array:
     """Distance of every voxel to the nearest seed of each class, along the cheapest path through the image.
 
     A path moves between neighbours of the 26-neighbourhood. A step p → q of length ds mm costs, with
@@ -45,8 +45,8 @@ def geodesic_distance(
         metric: the cost of a step, see above.
         lam: λ of the gradient metric, from 0 (Euclidean) to 1 (intensity only).
         gamma: γ of the Riemannian metric, from 0 (Euclidean) to 1e6.
-        iterations: forward and backward raster scans at most (they stop early once nothing changes), or ``"exact"``
-            for the converged distances.
+        iterations: forward and backward raster scans at most, 1 to 1,000,000 (they stop early once nothing changes), or
+            ``"exact"`` for the converged distances.
         engine: ``numba``, or ``geodistk`` for the paper's engine (gradient metric and a count of iterations only).
         out: C-contiguous float32 [class,z,y,x] to write to, so that a caller can keep its memory.
 
@@ -67,7 +67,7 @@ def geodesic_distance(
     """
     from geols_precompute.geodesic import checks
 
-    checks.check_options(metric, lam, gamma, iterations, engine)
+    check_options(metric=metric, lam=lam, gamma=gamma, iterations=iterations, engine=engine)
     spacing_mm = checks.checked_spacing(spacing)
     channels = checks.checked_image(image)
     masks = checks.checked_seeds(seeds, channels.shape[1:])
@@ -78,9 +78,9 @@ def geodesic_distance(
         assert iterations != "exact"
         geodistk_distance(channels, masks, spacing_mm, float(lam), int(iterations), distances)
         return distances
-    from geols_precompute.geodesic.metric import make_metric, make_steps
+    from geols_precompute.geodesic.metric import make_formula, make_steps
 
-    formula = make_metric(metric, float(lam), float(gamma))
+    formula = make_formula(metric, float(lam), float(gamma))
     steps = make_steps(formula, spacing_mm)
     if iterations == "exact":
         from geols_precompute.geodesic.exact import exact_distance
@@ -95,11 +95,11 @@ def geodesic_distance(
 
 def compile_kernels(
     *,
-    metric: Literal["gradient", "riemannian"] = "gradient",
+    metric: Metric = "gradient",
     lam: float = 1.0,
-    iterations: int | Literal["exact"] = 4,
+    iterations: Iterations = 4,
     joint: bool = False,
-    engine: Literal["numba", "geodistk"] = "numba",
+    engine: Engine = "numba",
 ) -> None:
     """Compile what these options need, once, into the cache on disk, before workers start.
 

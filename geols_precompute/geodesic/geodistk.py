@@ -1,4 +1,4 @@
-"""GeodisTK 0.1.7, the paper's engine, behind checks: the gradient metric by raster scan.
+"""GeodisTK 0.1.7, the paper's engine, as one of our engines: the gradient metric by raster scan.
 
 The package itself accepts mismatched shapes, reads out of bounds on a wrong rank, holds the GIL while it works and
 keeps its spacing argument alive for ever. Everything it is given here has been checked and converted first.
@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geols_precompute.arrays import BoolArray, Float32Array
 from geols_precompute.errors import MissingExtraError
 
 
-def raster_scan() -> Callable[..., Any]:
+def import_raster_scan() -> Callable[..., Any]:
     """Import GeodisTK's function.
 
     Raises:
@@ -30,24 +30,24 @@ def raster_scan() -> Callable[..., Any]:
 
 
 @functools.cache
-def _leaked_once(spacing: tuple[float, ...]) -> list[float]:
-    """Return always the same list for a spacing: GeodisTK never frees the list of a call."""
+def _spacing_list(spacing: tuple[float, ...]) -> list[float]:
+    """Return the same list for the same spacing: GeodisTK never frees the one that it is given."""
     return list(spacing)
 
 
 def geodistk_distance(
-    image: NDArray[np.float32],
-    seeds: NDArray[np.bool_],
+    image: Float32Array,
+    seeds: BoolArray,
     spacing: Sequence[float],
     lam: float,
     iterations: int,
-    out: NDArray[np.float32],
+    out: Float32Array,
 ) -> None:
     """Write GeodisTK's distances to `out`.
 
     `image` is [channel,z,y,x], `seeds` and `out` are [class,z,y,x], all C-contiguous and checked by the caller.
     """
-    scan = raster_scan()
+    scan = import_raster_scan()
     volume = image[0] if len(image) == 1 else np.ascontiguousarray(np.moveaxis(image, 0, -1))
     for mask, distance in zip(seeds.view(np.uint8), out, strict=True):
-        distance[...] = scan(volume, mask, _leaked_once(tuple(spacing)), lam, iterations)
+        distance[...] = scan(volume, mask, _spacing_list(tuple(spacing)), lam, iterations)

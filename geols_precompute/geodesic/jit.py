@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import numba
 
+#: The folders of geols_precompute in which functions are compiled.
+KERNEL_FOLDERS = ("geodesic", "maps")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -31,10 +34,9 @@ def _cache_folder() -> Path | None:
     numba itself compares only the file of the kernel, not those of the kernels that it calls, and would go on running
     old code after an update.
     """
-    package = Path(__file__).parent
-    sources = hashlib.sha256(
-        b"".join(p.read_bytes() for p in sorted([*package.glob("*.py"), *package.glob("geodesic/*.py")]))
-    )
+    package = Path(__file__).parents[1]
+    files = sorted(file for name in KERNEL_FOLDERS for file in (package / name).glob("*.py"))
+    sources = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     caches = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(caches) / "geols" / f"kernels-{sources.hexdigest()[:16]}"
     try:

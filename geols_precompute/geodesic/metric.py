@@ -1,7 +1,7 @@
 """What a step between neighbouring voxels costs: the two metrics of GeoLS on the 26-neighbourhood.
 
-A metric is a small tuple of numbers. numba compiles a kernel for each *type* of argument, so the type of the tuple
-selects the formula and every kernel is written once.
+A formula is a small tuple of numbers. numba compiles a kernel for each *type* of argument, so the type of the tuple
+selects what is computed, and every kernel is written once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload, register_jitable
 
+from geols_precompute.geodesic.options import Metric
 from geols_precompute.geodesic.simd import absolute, broadcast, load, square_root
 
 EPSILON = np.float32(1e-5)  # the published code adds it to every intensity difference
@@ -38,7 +39,7 @@ class Riemannian(NamedTuple):
     gamma_squared: np.float32
 
 
-Metric = PureGradient | MixedGradient | Riemannian
+Formula = PureGradient | MixedGradient | Riemannian
 
 
 class Steps(NamedTuple):
@@ -53,20 +54,20 @@ class Steps(NamedTuple):
     xyz: np.float32
 
 
-def make_metric(name: str, lam: float, gamma: float) -> Metric:
-    """Turn checked parameters into the tuple that the kernels know."""
-    if name == "riemannian":
+def make_formula(metric: Metric, lam: float, gamma: float) -> Formula:
+    """Return checked options as the tuple that the kernels know."""
+    if metric == "riemannian":
         return Riemannian(np.float32(gamma * gamma))
     if lam == 1:
         return PureGradient(EPSILON)
     return MixedGradient(EPSILON, np.float32(lam), np.float32(1 - lam))
 
 
-def make_steps(metric: Metric, spacing: Sequence[float]) -> Steps:
-    """Step lengths for a voxel spacing (z, y, x) in mm, in the form that the metric takes."""
+def make_steps(formula: Formula, spacing: Sequence[float]) -> Steps:
+    """Step lengths for a voxel spacing (z, y, x) in mm, in the form that the formula takes."""
     z, y, x = (float(side) ** 2 for side in spacing)
     squares = x, y, z, x + y, x + z, y + z, x + y + z
-    if isinstance(metric, Riemannian):
+    if isinstance(formula, Riemannian):
         return Steps(*map(np.float32, squares))
     return Steps(*(np.float32(math.sqrt(square)) for square in squares))
 
@@ -101,7 +102,7 @@ def _norm(image: Any, p: int, q: int) -> Any:
     return square_root(_squared_norm(image, p, q))
 
 
-def step_cost(metric: Any, image: Any, p: int, q: int, step: Any) -> Any:
+def step_cost(formula: Any, image: Any, p: int, q: int, step: Any) -> Any:
     """Cost of the steps q → p of sixteen voxels and their neighbours; only for compiled code.
 
     `image` holds one channel as a flat array, or several as [channel, address]; `p` and `q` are addresses, `step` is
@@ -111,20 +112,20 @@ def step_cost(metric: Any, image: Any, p: int, q: int, step: Any) -> Any:
 
 
 @overload(step_cost)  # type: ignore[untyped-decorator]
-def _step_cost(metric: Any, image: Any, p: Any, q: Any, step: Any) -> Callable[..., Any]:
+def _step_cost(formula: Any, image: Any, p: Any, q: Any, step: Any) -> Callable[..., Any]:
     one_channel = image.ndim == 1
     difference = _difference if one_channel else _norm
     squared_difference = _squared_difference if one_channel else _squared_norm
 
-    def pure_gradient(metric: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
-        return step * (difference(image, p, q) + broadcast(metric.epsilon))
+    def pure_gradient(formula: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
+        return step * (difference(image, p, q) + broadcast(formula.epsilon))
 
-    def mixed_gradient(metric: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
-        raised = difference(image, p, q) + broadcast(metric.epsilon)
-        return step * raised / (broadcast(metric.one_minus_lam) * raised + broadcast(metric.lam))
+    def mixed_gradient(formula: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
+        raised = difference(image, p, q) + broadcast(formula.epsilon)
+        return step * raised / (broadcast(formula.one_minus_lam) * raised + broadcast(formula.lam))
 
-    def riemannian(metric: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
-        return square_root(step + broadcast(metric.gamma_squared) * squared_difference(image, p, q))
+    def riemannian(formula: Any, image: Any, p: Any, q: Any, step: Any) -> Any:
+        return square_root(step + broadcast(formula.gamma_squared) * squared_difference(image, p, q))
 
     formulas = {PureGradient: pure_gradient, MixedGradient: mixed_gradient, Riemannian: riemannian}
-    return formulas[metric.instance_class]
+    return formulas[formula.instance_class]

@@ -10,8 +10,8 @@ of its own distance and those of thirteen neighbours plus the step's cost. Writt
 
 and the backward pass is its mirror image. Row by row this is a chain: a voxel waits for its left neighbour.
 
-The layout
-----------
+Skewed addresses
+----------------
 Store the volume at skewed addresses and the chain is gone. With H rows of W columns, L = max(ceil(W/2), 16):
 
     address(z, y, x) = z·(H+1)·(2L+1) + y·(2L+1) + x·L
@@ -40,17 +40,17 @@ import threading
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from geols_precompute.arrays import BoolArray, Float32Array
 from geols_precompute.geodesic.jit import jit
-from geols_precompute.geodesic.metric import Metric, Steps
+from geols_precompute.geodesic.metric import Formula, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
 from geols_precompute.geodesic.simd import LANES, prefetch
 
 _PREFETCH = 64  # addresses beyond the plane ahead; a quarter faster than none
 
 
-class Layout(NamedTuple):
+class SkewedGrid(NamedTuple):
     """Where voxel (z, y, x) lies in a skewed volume: at margin + z·plane + y·row + x·column."""
 
     column: int
@@ -63,8 +63,8 @@ class Layout(NamedTuple):
     """Addresses of a volume with both margins."""
 
 
-def make_layout(depth: int, height: int, width: int) -> Layout:
-    """Lay out a volume of this shape."""
+def make_grid(depth: int, height: int, width: int) -> SkewedGrid:
+    """Return the skewed addresses of a volume of this shape."""
     column = max((width + 1) // 2, LANES)
     row = 2 * column + 1
     plane = (height + 1) * row
@@ -72,7 +72,7 @@ def make_layout(depth: int, height: int, width: int) -> Layout:
     margin = _round_up(plane + row + column + LANES, 1024)
     # 208 floats beyond a multiple of the page size: equal addresses of two classes must not compete for one cache set
     size = _round_up(2 * margin + extent, 1024) + 208
-    return Layout(column, row, plane, margin, extent, size)
+    return SkewedGrid(column, row, plane, margin, extent, size)
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -80,84 +80,91 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 def raster_distance(
-    image: NDArray[np.float32],
-    seeds: NDArray[np.bool_],
-    metric: Metric,
-    steps: Steps,
-    iterations: int,
-    out: NDArray[np.float32],
+    image: Float32Array, seeds: BoolArray, formula: Formula, steps: Steps, iterations: int, out: Float32Array
 ) -> int:
     """Write the distances after at most `iterations` forward and backward passes to `out`.
 
     `image` is [channel,z,y,x], `seeds` and `out` are [class,z,y,x], all C-contiguous and checked by the caller.
     Return the iterations done: fewer when one of them changed nothing.
     """
-    layout = make_layout(*image.shape[1:])
+    grid = make_grid(*image.shape[1:])
     channels, classes = len(image), len(seeds)
-    buffer = scratch((channels + classes) * layout.size)
-    images = buffer[: channels * layout.size].reshape(channels, layout.size)
-    distances = buffer[channels * layout.size :].reshape(classes, layout.size)
-    _enter_image(image, images, layout)
-    first_seed = _enter_seeds(seeds, distances, layout)
-    done = _iterate(images[0] if channels == 1 else images, distances, metric, steps, layout, first_seed, iterations)
-    _leave(distances, out, layout)
+    buffer = _scratch((channels + classes) * grid.size)
+    images = buffer[: channels * grid.size].reshape(channels, grid.size)
+    distances = buffer[channels * grid.size :].reshape(classes, grid.size)
+    _enter_image(image, images, grid)
+    first_seed = _enter_seeds(seeds, distances, grid)
+    done = _iterate(images[0] if channels == 1 else images, distances, formula, steps, grid, first_seed, iterations)
+    _copy_out(distances, out, grid)
     return done
 
 
+_thread = threading.local()
+
+
+def _scratch(size: int) -> Float32Array:
+    """Return `size` values, not initialised, that the next call in this thread uses again: new pages cost too much."""
+    buffer: Float32Array | None = getattr(_thread, "buffer", None)
+    if buffer is None or buffer.size < size:
+        _thread.buffer = None  # let go of the old memory before asking for the new
+        _thread.buffer = buffer = np.empty(size, np.float32)
+    return buffer[:size]
+
+
 @jit
-def _enter_image(image: Any, images: Any, layout: Layout) -> None:
+def _enter_image(image: Any, images: Any, grid: SkewedGrid) -> None:
     """Copy image [channel,z,y,x] into skewed volumes [channel,address] with NaN around."""
     images[:] = np.nan
     channels, depth, height, width = image.shape
     for channel in range(channels):
         for z in range(depth):
             for y in range(height):
-                start = layout.margin + z * layout.plane + y * layout.row
+                start = grid.margin + z * grid.plane + y * grid.row
                 for x in range(width):
-                    images[channel, start + x * layout.column] = image[channel, z, y, x]
+                    images[channel, start + x * grid.column] = image[channel, z, y, x]
 
 
 @jit
-def _enter_seeds(seeds: Any, distances: Any, layout: Layout) -> int:
+def _enter_seeds(seeds: Any, distances: Any, grid: SkewedGrid) -> int:
     """Set distances [class,address] to zero on seeds [class,z,y,x], unreached elsewhere; return the first address."""
     distances[:] = UNREACHED
-    first = layout.margin + layout.extent
+    first = grid.margin + grid.extent
     classes, depth, height, width = seeds.shape
     for label in range(classes):
         for z in range(depth):
             for y in range(height):
-                start = layout.margin + z * layout.plane + y * layout.row
+                start = grid.margin + z * grid.plane + y * grid.row
                 for x in range(width):
                     if seeds[label, z, y, x]:
-                        distances[label, start + x * layout.column] = 0
-                        first = min(first, start + x * layout.column)
+                        distances[label, start + x * grid.column] = 0
+                        first = min(first, start + x * grid.column)
     return first
 
 
 @jit
-def _leave(distances: Any, out: Any, layout: Layout) -> None:
+def _copy_out(distances: Any, out: Any, grid: SkewedGrid) -> None:
     """Copy skewed distances [class,address] to out [class,z,y,x]."""
     classes, depth, height, width = out.shape
     for label in range(classes):
         for z in range(depth):
             for y in range(height):
-                start = layout.margin + z * layout.plane + y * layout.row
+                start = grid.margin + z * grid.plane + y * grid.row
                 for x in range(width):
-                    out[label, z, y, x] = distances[label, start + x * layout.column]
+                    out[label, z, y, x] = distances[label, start + x * grid.column]
 
 
 @jit
 def _iterate(
-    image: Any, distances: Any, metric: Any, steps: Any, layout: Layout, first_seed: int, iterations: int
+    image: Any, distances: Any, formula: Any, steps: Any, grid: SkewedGrid, first_seed: int, iterations: int
 ) -> int:
     """Run forward and backward passes until an iteration changes nothing."""
-    groups = layout.extent // LANES
+    groups = grid.extent // LANES
     # nothing can change before the voxels that take from a seed in the plane after them
-    skipped = max(0, first_seed - layout.plane - layout.margin) // LANES
+    skipped = max(0, first_seed - grid.plane - grid.margin) // LANES
     for iteration in range(iterations):
-        changed = _pass(image, distances, metric, steps, layout, layout.margin + skipped * LANES, groups - skipped, 1)
-        last = layout.margin + (groups - 1) * LANES
-        changed |= _pass(image, distances, metric, steps, layout, last, groups, -1)
+        changed = _pass(image, distances, formula, steps, grid, grid.margin + skipped * LANES, groups - skipped, 1)
+        last = grid.margin + (groups - 1) * LANES
+        changed |= _pass(image, distances, formula, steps, grid, last, groups, -1)
         if changed == 0:
             return iteration + 1
         skipped = 0
@@ -166,13 +173,13 @@ def _iterate(
 
 @jit
 def _pass(
-    image: Any, distances: Any, metric: Any, steps: Any, layout: Layout, first: int, groups: int, sign: int
+    image: Any, distances: Any, formula: Any, steps: Any, grid: SkewedGrid, first: int, groups: int, sign: int
 ) -> int:
     """Relax groups of sixteen voxels from address `first` on, upwards (sign 1) or downwards (sign -1).
 
     Return non-zero if a distance changed.
     """
-    column, row, plane = sign * layout.column, sign * layout.row, sign * layout.plane
+    column, row, plane = sign * grid.column, sign * grid.row, sign * grid.plane
     ahead = plane + sign * _PREFETCH
     changed = 0
     for group in range(groups):
@@ -180,17 +187,5 @@ def _pass(
         prefetch(image, here + ahead)
         for label in range(distances.shape[0]):
             prefetch(distances, label * distances.shape[1] + here + ahead)
-        changed |= relax(image, distances, metric, steps, here, column, row, plane)
+        changed |= relax(image, distances, formula, steps, here, column, row, plane)
     return changed
-
-
-_local = threading.local()
-
-
-def scratch(size: int) -> NDArray[np.float32]:
-    """Return `size` float32 values, not initialised, that this thread's next call takes back."""
-    buffer: NDArray[np.float32] | None = getattr(_local, "buffer", None)
-    if buffer is None or buffer.size < size:
-        _local.buffer = None  # let go of the old memory before asking for the new
-        _local.buffer = buffer = np.empty(size, np.float32)
-    return buffer[:size]

@@ -1,7 +1,7 @@
 """The step that every engine repeats: sixteen voxels look at the thirteen neighbours of one pass.
 
 Where a voxel and its neighbours lie in memory is the caller's business; this is the arithmetic, written once for all
-metrics, layouts and directions.
+metrics, engines and directions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNREACHED = np.float32(np.inf)
 
 
 @jit
-def relax(image: Any, distances: Any, metric: Any, steps: Any, here: int, column: int, row: int, plane: int) -> int:
+def relax(image: Any, distances: Any, formula: Any, steps: Any, here: int, column: int, row: int, plane: int) -> int:
     """Lower the distances of the sixteen voxels at address `here`; return the lanes of any class that changed.
 
     `distances` is [class,address], or [address] for one class. `column`, `row` and `plane` are what x, y and z add to
@@ -30,19 +30,19 @@ def relax(image: Any, distances: Any, metric: Any, steps: Any, here: int, column
     step_xy, step_xz, step_yz = broadcast(steps.xy), broadcast(steps.xz), broadcast(steps.yz)
     step_xyz = broadcast(steps.xyz)
     mm, mo, om, pm, po = here - plane - row, here - plane, here - row, here + plane - row, here + plane
-    cost_mm_left = step_cost(metric, image, here, mm - column, step_xyz)
-    cost_mm = step_cost(metric, image, here, mm, step_yz)
-    cost_mm_right = step_cost(metric, image, here, mm + column, step_xyz)
-    cost_mo_left = step_cost(metric, image, here, mo - column, step_xz)
-    cost_mo = step_cost(metric, image, here, mo, step_z)
-    cost_om_left = step_cost(metric, image, here, om - column, step_xy)
-    cost_om = step_cost(metric, image, here, om, step_y)
-    cost_om_right = step_cost(metric, image, here, om + column, step_xy)
-    cost_left = step_cost(metric, image, here, here - column, step_x)
-    cost_pm_left = step_cost(metric, image, here, pm - column, step_xyz)
-    cost_pm = step_cost(metric, image, here, pm, step_yz)
-    cost_pm_right = step_cost(metric, image, here, pm + column, step_xyz)
-    cost_po_left = step_cost(metric, image, here, po - column, step_xz)
+    cost_mm_left = step_cost(formula, image, here, mm - column, step_xyz)
+    cost_mm = step_cost(formula, image, here, mm, step_yz)
+    cost_mm_right = step_cost(formula, image, here, mm + column, step_xyz)
+    cost_mo_left = step_cost(formula, image, here, mo - column, step_xz)
+    cost_mo = step_cost(formula, image, here, mo, step_z)
+    cost_om_left = step_cost(formula, image, here, om - column, step_xy)
+    cost_om = step_cost(formula, image, here, om, step_y)
+    cost_om_right = step_cost(formula, image, here, om + column, step_xy)
+    cost_left = step_cost(formula, image, here, here - column, step_x)
+    cost_pm_left = step_cost(formula, image, here, pm - column, step_xyz)
+    cost_pm = step_cost(formula, image, here, pm, step_yz)
+    cost_pm_right = step_cost(formula, image, here, pm + column, step_xyz)
+    cost_po_left = step_cost(formula, image, here, po - column, step_xz)
     # decided when compiling: without a loop over classes the costs never leave the registers, a quarter faster
     if distances.ndim == 1:
         classes, size = 1, 0

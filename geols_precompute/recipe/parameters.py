@@ -165,7 +165,7 @@ class MapParameters:
             "seeds": self.seeds,
             "seed_fallback": self.seed_fallback,
             "metric": self.metric,
-            "iterations": self.iterations,
+            "iterations": self.iterations if self.iterations == "exact" else int(self.iterations),
             "decay": self.decay if self.decay == "mean" else float(self.decay),
             "background": self.background,
             "modalities": self.modalities,
