@@ -1,13 +1,13 @@
-"""What the documents show is what the code does."""
+"""What the documents show is what the code does: their commands and Python run, their flags exist."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,212 @@ import pytest
 from click.testing import CliRunner
 from servers import nginx
 
-from geols_precompute import softlabel
+from geols_precompute import LabelStore, VolumeStore, load_recipe
 from geols_precompute.cli import precompute as cli
 from geols_precompute.cli import store as store_cli
-from geols_precompute.recipe.files import assemble_recipe, load_recipe_file
 from geols_precompute.store.layout import MAPS, array_metadata
 from geols_train import cli as train_cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parent
+while not (ROOT / "pyproject.toml").is_file():
+    ROOT = ROOT.parent
+
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+#: In place of what the documents say about the network: one that the tests can wait for.
+TINY = "--epochs 1 --features 4,8 --split 2,1,1 --device cpu"
+#: Flags in the text that are those of sbatch, torchrun, gpg and workflows/.
+FOREIGN = {
+    "--array",
+    "--dependency",
+    "--detach-sign",
+    "--jobs",
+    "--memory",
+    "--no-python",
+    "--nproc-per-node",
+    "--parsable",
+    "--plot",
+    "--walltime",
+    "--wrap",
+}
 
 
 def code_blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def run_python(document: str) -> dict[str, Any]:
+    """Run the Python blocks of a document one after another and return their names."""
+    names: dict[str, Any] = {}
+    for block in code_blocks(document, "python"):
+        exec(compile(block, document, "exec"), names)
+    return names
+
+
+def run_bash(script: str, folder: Path) -> None:
+    """Run a script in a shell that stops at the first failure."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def replaced(text: str, replacements: dict[str, str]) -> str:
+    for old, new in replacements.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture
+def data(nnunet, tmp_path, monkeypatch) -> Path:
+    """The folder data/, beside which the test runs."""
+    monkeypatch.chdir(tmp_path)
+    return nnunet("data", cases=3)
+
+
+@pytest.fixture
+def computed(data) -> Path:
+    """The folder data/ with its stores."""
+    assert CliRunner().invoke(cli.precompute, ["--workers", "0", str(data)]).exit_code == 0
+    return data
+
+
+# --- Python -------------------------------------------------------------------------------------------------------
+
+
+def test_python_in_the_readme_runs(data):
+    names = run_python("README.md")
+    assert names["summary"].computed == 3
+    assert names["image"].shape == (1, 12, 14, 16)
+    assert names["soft"].shape == (3, 12, 14, 16)
+    np.testing.assert_allclose(names["soft"].sum(axis=0), 1, atol=1e-6)
+
+
+def test_python_in_the_quickstart_runs(computed, capsys):
+    names = run_python("docs/index.md")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == names["store"].digest
+    assert said[3] == "case_02 (12, 14, 16) ['background', 'organ1', 'organ2']"
+
+
+def test_python_in_the_sharing_document_runs(computed):
+    names = run_python("docs/sharing.md")
+    labels, volumes, box = names["labels"], names["volumes"], (slice(0, 8),) * 3
+    batch = names["batch"]
+    assert batch["case"] == ["case_02"]  # the last batch holds the third case alone
+    np.testing.assert_array_equal(batch["image"][0], volumes.intensities("case_02", box))
+    # the loss, of the soft label that NumPy makes
+    soft = labels.soft_label("case_02", volumes.label("case_02", box), alpha=0.1, window=box)
+    log_p = names["network"](batch["image"]).log_softmax(dim=1)[0].detach().numpy()
+    assert names["loss"].item() == pytest.approx(-(soft * log_p).sum(axis=0).mean(), rel=1e-5)
+
+
+def test_python_in_the_page_for_code_of_ones_own_runs(computed):
+    packed = ["pack", "data/geols/labels.zarr", "-o", "organs.zarr.zip"]
+    assert CliRunner().invoke(store_cli.store, packed).exit_code == 0
+    names = run_python("docs/reading.md")
+    labels, volumes = LabelStore.open("data/geols/labels.zarr"), VolumeStore.open("data/geols/volumes.zarr")
+    maps = labels.class_maps("case_02")
+    soft = labels.soft_label("case_02", volumes.label("case_02"), alpha=0.1)
+    np.testing.assert_array_equal(names["soft"], soft)
+    np.testing.assert_array_equal(names["same"], soft)
+    np.testing.assert_array_equal(names["window"], soft[:, 2:10, 0:8, 4:12])
+    np.testing.assert_allclose(names["soft_BCZYX"][0].numpy(), soft, atol=1e-6)
+    # in memory as in the store
+    np.testing.assert_array_equal(names["maps"].stored, labels.maps("case_00"))
+    np.testing.assert_array_equal(
+        names["on_the_fly"], labels.soft_label("case_00", volumes.label("case_00"), alpha=0.1)
+    )
+    # without a recipe that resamples, the image's grid is that of the maps
+    np.testing.assert_allclose(names["elsewhere"], maps, atol=1e-6)
+    np.testing.assert_allclose(names["g"], labels.class_maps("case_00")[1:, 2:10, 0:8, 4:12], atol=1e-6)
+    np.testing.assert_array_equal(names["by_name"]["organ2"], names["g"][1])
+    assert names["shape"] == (2, 12, 14, 16)
+    assert names["paper"].maps.metric == "riemannian"
+    assert names["flare"].spacing is not None
+
+
+def test_the_loss_of_equal_logits_is_the_logarithm_of_the_number_of_classes(computed):
+    names: dict[str, Any] = {}
+    blocks = code_blocks("docs/reading.md", "python")
+    for block in blocks[: 1 + next(i for i, block in enumerate(blocks) if "SoftCrossEntropy" in block)]:
+        exec(compile(block, "docs/reading.md", "exec"), names)
+    assert names["loss"].item() == pytest.approx(np.log(3), rel=1e-6)
+
+
+# --- commands and flags -------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_quickstart_run(nnunet, tmp_path):
+    nnunet("data", cases=4)
+    script = "\n".join(block for block in code_blocks("docs/index.md", "bash") if block.startswith("geols-"))
+    script = replaced(
+        script,
+        {
+            "--epochs 20 --features 16,32,64,128 --lr 1e-3": TINY,
+            "geols-train --alpha 0.1\n": f"geols-train --alpha 0.1 {TINY}\n",
+        },
+    )
+    run_bash(script, tmp_path)
+    said = (ROOT / "docs/index.md").read_text()
+    for name in ("labels.zarr", "volumes.zarr", "plan.json", "state.jsonl", "failures.jsonl"):
+        assert (tmp_path / "data/geols" / name).exists()
+        assert name in said
+    assert (tmp_path / "runs/labels-geols-0.1/best.pt").exists()
+    assert (tmp_path / "predictions/case_00.nii.gz").exists()
+    assert (tmp_path / "soft.nii.gz").exists()
+
+
+def test_the_story_of_the_sharing_document(nnunet, tmp_path):
+    nnunet("data", cases=4)
+    blocks = [block for block in code_blocks("docs/sharing.md", "bash") if not block.startswith("pip ")]
+    (published,) = re.findall(r"--digest (\w+)", "\n".join(blocks))
+    with nginx(tmp_path / "public") as server:
+        script = replaced(
+            "\n".join(blocks),
+            {
+                "https://www.lab-a.example/maps": server.url,
+                # lab B has no stores yet
+                published: "$(sha256sum < data/geols/labels.zarr/manifest.json | cut -c1-64) && rm -r data/geols",
+                "geols-train": f"geols-train {TINY}",
+            },
+        )
+        run_bash(script, tmp_path)
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its name."""
+    named: dict[str, click.Command] = {"geols-precompute": cli.precompute, "geols-store": store_cli.store}
+    named |= {f"geols-store {name}": command for name, command in store_cli.store.commands.items()}
+    return named | {"geols-train": train_cli.train, "geols-predict": train_cli.predict}
+
+
+def flags_of(command: click.Command) -> set[str]:
+    context = click.Context(command)
+    return {flag for p in command.get_params(context) for flag in (*p.opts, *p.secondary_opts) if flag.startswith("-")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_flag_in_a_document_exists(document):
+    text = (ROOT / document).read_text()
+    known = {flag for command in commands().values() for flag in flags_of(command)}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known | FOREIGN
+    lines = [line for block in code_blocks(document, "bash") for line in block.replace("\\\n", "").splitlines()]
+    for line in [*lines, *re.findall(r"`(geols-[^`]+)`", text)]:
+        words = shlex.split(line, comments=True)
+        if not words or not words[0].startswith("geols-"):
+            continue
+        command = commands().get(" ".join(words[:2])) or commands()[words[0]]
+        assert {word for word in words if word.startswith("-")} <= flags_of(command), line
+
+
+# --- formats ------------------------------------------------------------------------------------------------------
 
 
 def test_the_array_metadata_in_the_format_document():
@@ -39,79 +233,6 @@ def test_the_array_metadata_in_the_format_document():
 def test_the_recipe_in_the_method_document(tmp_path):
     (block,) = code_blocks("docs/method.md", "toml")
     (tmp_path / "r.toml").write_text(block)
-    recipe = assemble_recipe(load_recipe_file(str(tmp_path / "r.toml")), data_classes=None, data_modalities=())
+    recipe = load_recipe(str(tmp_path / "r.toml")).resolve(modalities=())
     assert recipe.maps.seeds == "random-5"
-    assert recipe.preprocessing.ignore == 255
-
-
-def test_python_in_the_readme_runs(nnunet, tmp_path, monkeypatch):
-    root = nnunet("data", cases=1)
-    monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(cli.precompute, ["--workers", "0", str(root)]).exit_code == 0
-    blocks = code_blocks("README.md", "python")
-    assert blocks
-    for block in blocks:
-        names: dict[str, Any] = {}
-        exec(compile(block, "README.md", "exec"), names)
-        assert names["soft"].shape == (3, 12, 14, 16)
-        np.testing.assert_allclose(names["soft"].sum(axis=0), 1, atol=1e-6)
-
-
-def test_python_in_the_sharing_document_runs(nnunet, tmp_path, monkeypatch):
-    root = nnunet("data", cases=3)
-    monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(cli.precompute, ["--workers", "0", str(root)]).exit_code == 0
-    (block,) = code_blocks("docs/sharing.md", "python")
-    assert len([line for line in block.splitlines() if line.strip()]) == 15
-    names: dict[str, Any] = {}
-    exec(compile(block, "docs/sharing.md", "exec"), names)
-    # the last batch holds the third case alone
-    store, volumes, box = names["Cases"].labels, names["Cases"].volumes, (slice(0, 8),) * 3
-    maps = softlabel.class_maps(store.maps("case_02", box), channels=(1, 2), present=(0, 1, 2), n_classes=3)
-    wanted = softlabel.geols(volumes.label("case_02", box), maps, alpha=0.1)
-    np.testing.assert_allclose(names["soft"][0].numpy(), wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("document", ["README.md", "docs/sharing.md", "docs/training.md", "docs/clusters.md"])
-def test_every_flag_in_a_document_exists(document):
-    commands: dict[str, click.Command] = {"geols-precompute": cli.precompute}
-    commands |= {f"geols-store {name}": command for name, command in store_cli.store.commands.items()}
-    commands |= {"geols-train": train_cli.train, "geols-predict": train_cli.predict}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    for line in re.findall(r"^(geols-\S+.*)$", "\n".join(code_blocks(document, "bash")), re.MULTILINE):
-        words = line.split("#")[0].split()
-        assert words[0] in project
-        command = commands.get(words[0]) or commands[" ".join(words[:2])]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("-")} <= known, line
-
-
-def run_blocks(document: str, replacements: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the bash blocks of a document, in order, in one shell that stops at the first failure."""
-    script = "\n".join(block for block in code_blocks(document, "bash") if not block.startswith("pip "))
-    for text, replacement in replacements.items():
-        assert text in script
-        script = script.replace(text, replacement)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True,
-        text=True, timeout=280, check=False,
-    )  # fmt: skip
-
-
-def test_the_story_of_the_sharing_document(nnunet, tmp_path):
-    nnunet("data", cases=4)
-    tiny = "geols-train --epochs 1 --features 4,8 --split 2,1,1 --device cpu"
-    (published,) = re.findall(r"--digest (\w+)", (ROOT / "docs/sharing.md").read_text())
-    with nginx(tmp_path / "public") as server:
-        done = run_blocks(
-            "docs/sharing.md",
-            {
-                "https://www.lab-a.example/maps": server.url,
-                # lab B has no stores yet
-                published: "$(sha256sum < data/geols/labels.zarr/manifest.json | cut -c1-64) && rm -r data/geols",
-                "geols-train": tiny,
-            },
-            tmp_path,
-        )
-    assert done.returncode == 0, done.stderr
+    assert recipe.classes.ignore == 255

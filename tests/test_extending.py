@@ -2,98 +2,102 @@
 
 from __future__ import annotations
 
-import importlib.util
+import ast
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
-import torch
 from conftest import ball_case, write
 
 import geols_precompute
-from geols_precompute import LabelStore, VolumeStore
+from geols_precompute import LabelStore, MapParameters, Recipe, VolumeStore, compute_maps
 from geols_precompute.cli import precompute as precompute_cli
-from geols_precompute.maps.case import compute_maps
-from geols_precompute.recipe.parameters import MapParameters
 from geols_train import cli as train_cli
 from geols_train.config import TrainConfig
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("geols_precompute", "geols_train")
-TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-#: Title to text of each recipe, for instance "A seed strategy: 2 files".
-RECIPES = dict(part.split("\n", 1) for part in TEXT.split("\n### ")[1:])
+ROOT = Path(__file__).resolve().parent
+while not (ROOT / "pyproject.toml").is_file():
+    ROOT = ROOT.parent
+
+RECIPES = (ROOT / "CONTRIBUTING.md").read_text().split("\n### ")[1:]
 SPACING = (2.0, 1.5, 1.0)
+PRECOMPUTE = "from geols_precompute.cli.precompute import precompute; precompute()"
+TRAIN = "from geols_train.cli import train; train()"
 
 
 # --- the recipes ---------------------------------------------------------------------------------------------------
 
-
-def replaced(text: str, hunk: str) -> str:
-    """Return a file's text with the hunk of a diff applied: what it shows must be there once."""
-    lines = hunk.strip("\n").split("\n")
-    before = "\n".join(line[1:] for line in lines if not line.startswith("+"))
-    after = "\n".join(line[1:] for line in lines if not line.startswith("-"))
-    assert text.count(before) == 1, f"{text.count(before)} times:\n{before}"
-    return text.replace(before, after)
+#: A block of code and where it goes: a new file, or a place beside a line that is named by how it begins.
+BLOCK = re.compile(
+    r"^(?:`(?P<new>\S+\.py)`, new|(?:In `(?P<file>\S+\.py)`,|and) (?P<place>before|in place of) `(?P<line>[^`]+)`):\n"
+    r"\n```python\n(?P<code>.*?)```",
+    re.DOTALL | re.MULTILINE,
+)
 
 
-def apply(recipe: str, tree: Path) -> tuple[set[str], set[str]]:
-    """Apply the blocks of a recipe to a copy of the sources; return the files that were changed, and the new ones."""
-    changed, new = set(), set()
-    for name, text in re.findall(r"^`(\S+\.py)`, new:\n\n```python\n(.*?)```", recipe, re.DOTALL | re.MULTILINE):
-        assert not (tree / name).exists()
-        (tree / name).write_text(text)
-        new.add(name)
-    for block in re.findall(r"```diff\n(.*?)```", recipe, re.DOTALL):
-        for part in re.split(r"^--- ", block, flags=re.MULTILINE)[1:]:
-            name, *hunks = re.split(r"\n@@\n", part)
-            for hunk in hunks:
-                (tree / name).write_text(replaced((tree / name).read_text(), hunk))
-            changed.add(name)
-    return changed, new
+def apply(recipe: str, tree: Path) -> set[str]:
+    """Apply the blocks of a recipe to a copy of the sources; return the files that were written."""
+    written: list[str] = []
+    for block in BLOCK.finditer(recipe):
+        written.append(block["new"] or block["file"] or written[-1])
+        path = tree / written[-1]
+        assert path.exists() != bool(block["new"])
+        path.write_text(block["code"] if block["new"] else placed(path.read_text(), **block.groupdict()))
+    assert len(written) == recipe.count("```python")
+    return set(written)
+
+
+def placed(text: str, *, line: str, place: str, code: str, **_: object) -> str:
+    """Return a module's text with code before the first line that begins with `line`, or in place of its statement."""
+    lines = text.splitlines(keepends=True)
+    number = next(n for n, there in enumerate(lines) if there.lstrip().startswith(line))
+    indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
+    added = textwrap.indent(code, indent) + "\n\n" * code.startswith("def ")
+    statements = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt))
+    end = number if place == "before" else next(s.end_lineno for s in statements if s.lineno == number + 1)
+    return "".join([*lines[:number], added, *lines[end:]])
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> Path:
-    """A copy of the sources with all additions of the page."""
+def extended(tmp_path_factory) -> tuple[Path, set[str]]:
+    """A copy of the sources with all additions of the page, and the files that these changed."""
     copy = tmp_path_factory.mktemp("extended")
-    for package in PACKAGES:
+    for package in ("geols_precompute", "geols_train"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
-    for title, recipe in RECIPES.items():
-        changed, new = apply(recipe, copy)
-        count, plus = re.fullmatch(r".*: (\d) files?( and a new one)?", title).groups()
-        assert (len(changed), len(new)) == (int(count), 1 if plus else 0), title
-    return copy
+    return copy, set().union(*(apply(recipe, copy) for recipe in RECIPES))
 
 
 @pytest.fixture(scope="module")
-def run(tree, tmp_path_factory):
-    """Run a command of the copy: run("geols_precompute.cli.precompute.precompute", *arguments)."""
-    machine_code = tmp_path_factory.mktemp("numba")
+def run(extended, tmp_path_factory):
+    """Run Python code in the copy, with arguments."""
+    tree, machine_code = extended[0], tmp_path_factory.mktemp("numba")
+    environment = {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(machine_code), "OMP_NUM_THREADS": "1"}
 
-    def command(name: str, *arguments: object) -> None:
-        module, function = name.rsplit(".", 1)
-        code = f"import {module} as m; print(m.__file__); m.{function}()"
+    def python(code: str, *arguments: object) -> None:
+        code = f"import geols_precompute; print(geols_precompute.__file__)\n{code}"
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)], cwd=tree, timeout=200, text=True, check=False,
-            capture_output=True, env={
-                **os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(machine_code), "OMP_NUM_THREADS": "1"
-            },
-        )  # fmt: skip
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tree,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr + done.stdout
         assert done.stdout.startswith(str(tree))
 
-    return command
+    return python
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +108,18 @@ def made(run, tmp_path_factory) -> Path:
         image, label = ball_case(number, (8, 9, 10))
         write(image[0], data / f"images/c{number}.nii.gz", spacing=SPACING[::-1])
         write(label, data / f"labels/c{number}.nii.gz", spacing=SPACING[::-1])
-    run(
-        "geols_precompute.cli.precompute.precompute",
-        "--workers",
-        0,
-        "--seeds",
-        "extremes",
-        "--classes",
-        "1=a,2=b",
-        data,
-    )
+    run(PRECOMPUTE, "--workers", 0, "--seeds", "extremes", "--classes", "1=a,2=b", data)
     return data
 
 
-def test_the_additions_are_in_the_style_of_the_house(tree):
-    files = set(re.findall(r"^(?:--- |`)(geols_\w+/\S+\.py)", "".join(RECIPES.values()), re.MULTILINE))
-    assert len(files) == 9
+def test_the_four_recipes_are_there():
+    assert len(RECIPES) == 4
+
+
+def test_the_additions_are_in_the_style_of_the_sources(extended):
+    tree, files = extended
     for check in (["check"], ["format", "--check"]):
-        subprocess.run([sys.executable, "-m", "ruff", *check, "--no-cache", *files], cwd=tree, check=True)
+        subprocess.run([sys.executable, "-m", "ruff", *check, "--no-cache", *sorted(files)], cwd=tree, check=True)
 
 
 def test_a_new_layout_is_recognised(made):
@@ -147,60 +145,44 @@ def test_a_new_seed_strategy_places_the_seeds(made):
 def test_a_new_engine_measures_the_distances(made, run, metric):
     flags = ["--engine", "shortest", "--iterations", "exact", "--metric", metric]
     flags += ["--seeds", "centroid", "--classes", "1=a,2=b", "--name", metric]
-    run("geols_precompute.cli.precompute.precompute", "--workers", 0, *flags, made)
+    run(PRECOMPUTE, "--workers", 0, *flags, made)
     store = LabelStore.open(made / f"geols/{metric}.zarr")
     assert store.recipe["maps"]["engine"] == {"name": "shortest", "version": 1}
     image, label = ball_case(1, (8, 9, 10))
-    ours = compute_maps(
-        image, label, SPACING, parameters=MapParameters(seeds="centroid", iterations="exact", metric=metric),
-        classes=store.classes, modalities=["image"], case_id="c1",
-    )  # fmt: skip
+    recipe = Recipe(maps=MapParameters(seeds="centroid", iterations="exact", metric=metric))
+    ours = compute_maps(image, label, SPACING, classes=store.classes, recipe=recipe)
     np.testing.assert_allclose(store.maps("c1").astype(int), ours.stored.astype(int), atol=1)
 
 
-def test_a_new_method_trains_and_its_twins_are_equal(made, run, tree, tmp_path):
+def test_a_new_method_trains(made, run, tmp_path):
     small = ["--features", "4,8", "--split", "3,1,1", "--epochs", 1, "--device", "cpu", "--precision", "float32"]
-    run("geols_train.cli.train", "--method", "box", *small, "--out", tmp_path / "run", made)
+    run(TRAIN, "--method", "box", *small, "--out", tmp_path / "run", made)
     assert '"method": "box"' in (tmp_path / "run/summary.json").read_text()
 
-    numpy_twin, torch_twin = (loaded(tree / f) for f in ("geols_precompute/softlabel.py", "geols_train/targets.py"))
+
+def test_the_twins_of_a_new_method_are_equal(run, tmp_path):
     label = ball_case(0, (8, 9, 10))[1]
     label[:2, 3:5] = 255
-    soft = numpy_twin.soft_label("box", label, n_classes=3)
+    np.save(tmp_path / "label.npy", label)
+    run(
+        """
+import sys
+import numpy as np, torch
+import geols_precompute, geols_train
+label = np.load(sys.argv[1])
+soft = geols_precompute.soft_label(label, method="box", n_classes=3)
+twin = geols_train.soft_label(torch.from_numpy(label[np.newaxis]), method="box", n_classes=3)
+np.savez(sys.argv[2], soft=soft, twin=twin[0].numpy())
+""",
+        tmp_path / "label.npy",
+        tmp_path / "twins.npz",
+    )
+    twins = np.load(tmp_path / "twins.npz")
+    soft = twins["soft"]
     np.testing.assert_allclose(soft.sum(axis=0), label != 255, atol=1e-6)
     assert 0 < soft[1].max() <= 1
     assert len(np.unique(soft.round(4))) > 5
-    (twin,) = torch_twin.soft_label("box", torch.from_numpy(label[np.newaxis]), n_classes=3).numpy()
-    np.testing.assert_allclose(twin, soft, atol=1e-6)
-
-
-def loaded(path: Path):
-    """A module of the copy, beside the one that is imported."""
-    spec = importlib.util.spec_from_file_location(f"extended_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# --- the map, the tests -------------------------------------------------------------------------------------------
-
-
-def test_the_map_of_the_tree_names_every_module_and_no_other():
-    (block,) = re.findall(r"```text\n(geols_precompute/.*?)```", TEXT, re.DOTALL)
-    named, folders = [], []
-    for line in block.splitlines():
-        indent, name, what = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()
-        folders = [*folders[: len(indent) // 2], name]
-        if name.endswith(".py"):
-            named.append("".join(folders))
-            assert what, f"{name} has no line of its own"
-    there = [path.relative_to(ROOT).as_posix() for p in PACKAGES for path in (ROOT / p).rglob("*.py")]
-    assert sorted(named) == sorted(there)
-
-
-def test_every_test_file_is_named_and_no_other():
-    named = re.findall(r"^\| (test_\w+\.py) \|", TEXT, re.MULTILINE)
-    assert sorted(named) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+    np.testing.assert_allclose(twins["twin"], soft, atol=1e-6)
 
 
 # --- help ---------------------------------------------------------------------------------------------------------
@@ -210,17 +192,16 @@ def options_of(command: click.Command) -> list[click.Option]:
     return [parameter for parameter in command.params if isinstance(parameter, click.Option)]
 
 
-@pytest.mark.parametrize("module", [precompute_cli, train_cli], ids=PACKAGES)
-def test_every_option_stands_under_a_heading_once(module):
-    command = module.precompute if module is precompute_cli else module.train
-    names = [name for listed in module.HEADINGS.values() for name in listed.split()]
-    of_all_commands = {"debug", "config_file"}
+@pytest.mark.parametrize("command", [precompute_cli.precompute, train_cli.train], ids=lambda command: command.name)
+def test_every_option_stands_under_a_heading_once(command):
+    names = [name for listed in command.headings.values() for name in listed.split()]
+    of_all_commands = {"debug", "version", "config_file"}
     assert sorted([*names, *of_all_commands & {p.name for p in command.params}]) == sorted(
         option.name for option in options_of(command)
     )
     text = command.get_help(click.Context(command))
     headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
-    assert headings == [*module.HEADINGS, "Other"]
+    assert headings == [*command.headings, "Other"]
     for option in options_of(command):
         assert len(re.findall(rf"^  .*{option.opts[0]}\b(?!-)", text, re.MULTILINE)) >= 1
 
@@ -263,7 +244,7 @@ def test_the_citation():
     citation = parsed("CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == geols_precompute.__version__
+    assert citation.get("version", geols_precompute.__version__) == geols_precompute.__version__
     assert citation["license"] == "Apache-2.0"
     paper = citation["preferred-citation"]
     assert {"type", "title", "authors"} <= set(paper)
@@ -289,7 +270,8 @@ def test_the_hooks_run_what_make_test_runs():
         "pre-commit": ["ruff check .", "ruff format --check .", "mypy"],
         "pre-push": ["python -m pytest"],
     }
-    assert {*commands["pre-commit"], *commands["pre-push"]} <= set(rules)
+    for command in (*commands["pre-commit"], *commands["pre-push"]):
+        assert any(f"{rule} ".startswith(f"{command} ") for rule in rules), command
 
 
 def test_a_hook_runs_from_the_virtual_environment_or_the_path(tmp_path):
