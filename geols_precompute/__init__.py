@@ -70,3 +70,6 @@ if not TYPE_CHECKING:  # a type checker then reports names that are not there
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+    def __dir__():
+        return [*globals(), *__all__]

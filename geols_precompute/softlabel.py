@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def soft_label(
         normalize: of geols: sum for g̃ = g / Σ_c g (the paper), none for g̃ = g (the published code).
 
     Raises:
-        InputError: α outside [0, 1], maps that do not fit the label, or geols without maps.
+        InputError: an unknown method, α outside [0, 1], maps that do not fit the label, or geols without maps.
 
     Example:
         >>> label = np.array([[[0, 1]]])
@@ -54,6 +54,8 @@ def soft_label(
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha must be in [0, 1], got {alpha}")
+    if method not in get_args(MethodName):
+        raise InputError(f"method must be one of {', '.join(get_args(MethodName))}, got {method!r}")
     if method == "geols" and maps is None:
         raise InputError("method geols needs the maps of every class")
     if maps is not None and maps.shape[1:] != label.shape:
@@ -62,6 +64,8 @@ def soft_label(
         if maps is None:
             raise InputError("n_classes is needed where there are no maps")
         n_classes = len(maps)
+    if maps is not None and len(maps) != n_classes:
+        raise InputError(f"{len(maps)} maps do not fit {n_classes} classes")
     hard = one_hot(label, n_classes)
     if method == "geols":
         assert maps is not None

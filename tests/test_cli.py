@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import ball_case, write
 
+import geols_precompute
 from geols_precompute.cli import precompute as cli
 from geols_precompute.cli import store as store_cli
 
@@ -85,18 +86,27 @@ def test_failures_exit_with_1_and_are_named(nnunet, tmp_path):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--seeds", "skeletons"], "seeds must be one of"), (["--preset", "best"], "Invalid value for '--preset'"),
-        (["--iterations", "many"], "neither a number nor exact"), (["--iterations", "0"], "iterations must be"),
-        (["--lam", "2"], "lam must be in"), (["--classes", "liver=1"], "is not of the form 1=liver"),
-        (["--classes", "1=a,1=b"], "names a value twice"), (["--recipe", "none"], "no recipe 'none'"),
-        (["--clip", "99", "1"], "clip must be"), (["--name", "../x"], "--name"), (["--name", "volumes"], "--name"),
-        (["--modalities", "t9"], "choose average, joint, or one of m0"), (["--workers", "-1"], "--workers"),
-        (["--gamma", "2"], "--gamma belongs to --metric riemannian"), (["--gamma", "1e9"], "gamma must be"),
+        (["--seeds", "skeletons"], "seeds must be one of"),
+        (["--preset", "best"], "Invalid value for '--preset'"),
+        (["--iterations", "many"], "neither a number nor exact"),
+        (["--iterations", "0"], "iterations must be"),
+        (["--lam", "2"], "lam must be in"),
+        (["--classes", "liver=1"], "is not of the form 1=liver"),
+        (["--classes", "1=a,1=b"], "names a value twice"),
+        (["--recipe", "none"], "no recipe 'none'"),
+        (["--clip", "99", "1"], "clip must be"),
+        (["--name", "../x"], "--name"),
+        (["--name", "volumes"], "--name"),
+        (["--modalities", "t9"], "choose average, joint, or one of m0"),
+        (["--workers", "-1"], "--workers"),
+        (["--gamma", "2"], "--gamma belongs to --metric riemannian"),
+        (["--gamma", "1e9"], "gamma must be"),
         (["--lam", "1", "--metric", "riemannian"], "--lam belongs to --metric gradient"),
         (["--iterations", "9999999999"], "iterations must be"),
-        (["--engine", "geodistk", "--metric", "riemannian"], "geodistk"), (["--decay", "0"], "decay"),
+        (["--engine", "geodistk", "--metric", "riemannian"], "geodistk"),
+        (["--decay", "0"], "decay"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_line_and_exit_2(nnunet, args, says):
     result = precompute(*args, nnunet())
     assert result.exit_code == 2
@@ -112,6 +122,23 @@ def test_a_folder_of_no_known_layout_and_one_that_is_not_there(tmp_path):
 
 def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in precompute("--debug", tmp_path).output
+
+
+def test_debug_shows_where_a_case_failed(nnunet):
+    root = nnunet()
+    (root / "labelsTr/case_01.nii.gz").write_bytes(b"")
+    assert "Traceback" not in precompute("--out", root / "o", root).output
+    result = precompute("--debug", "--out", root / "o", root)
+    assert result.exit_code == 1
+    assert "Traceback" in result.output
+    assert "in read_source" in result.output
+    assert "failed: case_01:" in result.output
+
+
+@pytest.mark.parametrize("command", [cli.precompute, store_cli.store])
+def test_every_command_tells_its_version(command):
+    result = CliRunner().invoke(command, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"geols {geols_precompute.__version__}\n")
 
 
 def test_a_refused_run_takes_nothing_out_of_the_stores(nnunet):
@@ -307,9 +334,13 @@ def test_verify_against_data_tells_what_differs(nnunet):
     result = store("verify", path, "--data", root)
     assert result.exit_code == 1
     for line in (
-        "label differs: case_01", "image differs: case_02", "geometry differs: case_03", "missing: case_04",
-        "extra: new", "unreadable: case_05: ",
-    ):  # fmt: skip
+        "label differs: case_01",
+        "image differs: case_02",
+        "geometry differs: case_03",
+        "missing: case_04",
+        "extra: new",
+        "unreadable: case_05: ",
+    ):
         assert line in result.output
     assert "2 same" in result.output
 
@@ -326,9 +357,24 @@ def test_help_is_quick_and_complete(command):
 def test_every_documented_flag_exists():
     names = {option for parameter in cli.precompute.params for option in parameter.opts}
     assert {
-        "--seeds", "--preset", "--recipe", "--classes", "--metric", "--lam", "--gamma", "--iterations", "--decay",
-        "--background", "--modalities", "--clip", "--engine", "--out", "--name", "--workers", "--debug",
-    } <= names  # fmt: skip
+        "--seeds",
+        "--preset",
+        "--recipe",
+        "--classes",
+        "--metric",
+        "--lam",
+        "--gamma",
+        "--iterations",
+        "--decay",
+        "--background",
+        "--modalities",
+        "--clip",
+        "--engine",
+        "--out",
+        "--name",
+        "--workers",
+        "--debug",
+    } <= names
 
 
 def test_the_console_scripts_are_declared():

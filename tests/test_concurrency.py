@@ -14,7 +14,7 @@ import pytest
 from test_store import SOURCE, geometry, label_store, maps_array
 
 from geols_precompute import atomic
-from geols_precompute.run import state as runlog
+from geols_precompute.run import state
 from geols_precompute.share import copy as share
 from geols_precompute.share import pack
 from geols_precompute.store import writer
@@ -200,6 +200,6 @@ def test_releases_that_are_named_together_share_one_secret(tmp_path, monkeypatch
 def test_a_record_after_a_line_that_was_cut_is_read(tmp_path, cut):
     log = tmp_path / "state.jsonl"
     log.write_text(cut)
-    runlog.append(log, {"case": "b"})
-    runlog.append(log, {"case": "c"})
-    assert [record["case"] for record in runlog.read(log)][-2:] == ["b", "c"]
+    state.append(log, {"case": "b"})
+    state.append(log, {"case": "c"})
+    assert [record["case"] for record in state.read(log)][-2:] == ["b", "c"]

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from geols_precompute.store.layout import TEMPORARY_PREFIX
+from geols_precompute.atomic import TEMPORARY_PREFIX
 from geols_precompute.store.verify import open_store, verify_case
 from geols_precompute.store.writer import committed_cases
 

@@ -54,9 +54,13 @@ def test_a_plain_processor_gives_the_same_bytes(tmp_path, preset):
     flags = ("--recipe", str(tmp_path / "r.toml"), "--preset", preset)
     here = store_digest(tmp_path / "d", tmp_path / "here", *flags)
     plain = store_digest(
-        tmp_path / "d", tmp_path / "plain", *flags, NUMBA_CPU_NAME="generic", NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+        tmp_path / "d",
+        tmp_path / "plain",
+        *flags,
+        NUMBA_CPU_NAME="generic",
+        NUMBA_CACHE_DIR=str(tmp_path / "cache"),
         NPY_DISABLE_CPU_FEATURES=disabled_numpy_features(),
-    )  # fmt: skip
+    )
     assert here == plain
 
 

@@ -27,13 +27,13 @@ def tree(folder):
 @pytest.fixture
 def reads(monkeypatch):
     """The label files whose voxels are read from here on."""
-    paths, read_volume = [], task.read_volume
+    paths, read_source = [], task.read_source
 
-    def counted(images, label, **rest):
-        paths.append(label.name)
-        return read_volume(images, label, **rest)
+    def counted(case, **rest):
+        paths.append(case.label.name)
+        return read_source(case, **rest)
 
-    monkeypatch.setattr(task, "read_volume", counted)
+    monkeypatch.setattr(task, "read_source", counted)
     return paths
 
 
@@ -158,12 +158,14 @@ def test_a_store_of_another_recipe_is_refused_as_in_a_run(nnunet):
 def test_voxels_after_resampling_are_those_of_the_prepared_volume(nnunet, spacing):
     from geols_precompute.data.layouts import discover
     from geols_precompute.data.prepare import prepare, prepared_size
+    from geols_precompute.recipe.parameters import Preprocessing
 
     case = discover(nnunet(cases=1)).cases[0]
     geometry = read_case_header(case, modalities=1)
     volume = volumes.read_volume(case.images, case.label, modalities=1)
     assert geometry == volume.geometry
-    assert math.prod(prepared_size(geometry, spacing)) == prepare(volume, spacing=spacing, clip=None).image[0].size
+    prepared = prepare(volume, Preprocessing(modalities=("m0",), spacing=spacing))
+    assert math.prod(prepared_size(geometry, spacing)) == prepared.image[0].size
 
 
 def test_a_header_of_several_modalities_in_one_file(tmp_path):

@@ -24,7 +24,6 @@ from test_store import RECIPE, SOURCE, geometry, maps_array, reseal
 from geols_precompute.cli.store import store as store_command
 from geols_precompute.data.prepare import to_int16
 from geols_precompute.errors import GeolsError
-from geols_precompute.recipe.parameters import Preprocessing
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import strange_entries, verify_case
@@ -40,9 +39,7 @@ INTERESTING = [
 
 def make_stores(root: Path) -> None:
     create_store(root / "l", root_metadata("geols-labels", RECIPE.as_json(), RECIPE.classes, {}))
-    create_store(
-        root / "v", root_metadata("geols-volumes", Preprocessing(modalities=("ct",)).as_json(), RECIPE.classes, {})
-    )
+    create_store(root / "v", root_metadata("geols-volumes", RECIPE.preprocessing_json(), RECIPE.classes, {}))
     for number, case in enumerate(("one", "two")):
         maps = maps_array(number, SHAPE)
         document = {"source": SOURCE, "present": [0, 1, 5], "channels": [1, 5], "seeds": {}, "stats": {}}
@@ -171,9 +168,14 @@ def try_reseal(path: Path) -> None:
 def test_thirty_seconds_of_mutations(tmp_path, seed):
     environment = {**os.environ, "GEOLS_FUZZ_SECONDS": "30"}
     done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), str(seed)], capture_output=True, text=True, timeout=200, check=False,
-        env=environment, cwd=Path(__file__).parent,
-    )  # fmt: skip
+        [sys.executable, __file__, str(tmp_path), str(seed)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parent,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) > 50, done.stdout
 

@@ -24,8 +24,11 @@ def test_a_job_array(nnunet, tmp_path):
     for job in ("2", "1"):
         subprocess.run(
             ["bash", SLURM / "array.sh", "2", root, "--out", out, "--seeds", "skeleton"],
-            env=environment(SLURM_ARRAY_TASK_ID=job), check=True, capture_output=True, timeout=100,
-        )  # fmt: skip
+            env=environment(SLURM_ARRAY_TASK_ID=job),
+            check=True,
+            capture_output=True,
+            timeout=100,
+        )
     assert digest(store("finalize", out / "labels.zarr")) == expected
 
 
@@ -35,11 +38,24 @@ def test_a_dask_cluster_of_jobs(nnunet, tmp_path):
     expected = digest(precompute("--out", tmp_path / "one", root))
     done = subprocess.run(
         [
-            sys.executable, SLURM / "dask_jobs.py", "--system", "local", "--jobs", "2", "--",
-            root, "--out", tmp_path / "o",
+            sys.executable,
+            SLURM / "dask_jobs.py",
+            "--system",
+            "local",
+            "--jobs",
+            "2",
+            "--",
+            root,
+            "--out",
+            tmp_path / "o",
         ],
-        env=environment(), check=False, capture_output=True, text=True, timeout=200, cwd=tmp_path,
-    )  # fmt: skip
+        env=environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import ball_case
 
-from geols_precompute.data.prepare import class_indices
 from geols_precompute.data.volumes import read_volume
-from geols_precompute.maps.case import compute_maps, float_maps
+from geols_precompute.maps.case import float_maps, maps_of_case
 from geols_precompute.maps.seeds import class_seeds
-from geols_precompute.recipe.parameters import class_table, map_parameters
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import MapParameters
 
 pytest.importorskip("GeodisTK", reason="GeodisTK is not installed; make test builds it")
 from published import published_maps
@@ -18,17 +18,26 @@ from published import published_maps
 ENGINES = ("numba", "geodistk")
 
 
+def numbered(n_classes: int) -> ClassTable:
+    return ClassTable.from_names({i: str(i) for i in range(1, n_classes)})
+
+
 def assert_parity(image, label, spacing, n_classes, engine):
-    parameters = map_parameters([{"preset": "code", "engine": engine}])
+    parameters = MapParameters().changed(preset="code", engine=engine)
     expected = published_maps(image, label, spacing, n_classes)
     present = [i for i in range(1, n_classes) if expected[i - 1].any()]
     masks = np.array([class_seeds(label == i, "skeleton", spacing, fallback=False)[0] for i in present])
     maps = float_maps(image, masks, spacing, parameters)
     np.testing.assert_allclose(maps.sums / np.float32(maps.count), expected[[i - 1 for i in present]], atol=1e-5)
-    case = compute_maps(
-        image, label, spacing, parameters=parameters, classes=class_table({i: str(i) for i in range(1, n_classes)}),
-        modalities=[str(m) for m in range(len(image))], case_id="a",
-    )  # fmt: skip
+    case = maps_of_case(
+        image,
+        label,
+        spacing,
+        parameters=parameters,
+        classes=numbered(n_classes),
+        modalities=[str(m) for m in range(len(image))],
+        case="a",
+    )
     assert [i for i in case.present if i] == present
     assert np.abs(case.stored / 255 - expected.astype(np.float64)).max() <= 0.5 / 255 + 1e-5
     assert case.stored.any()
@@ -55,11 +64,11 @@ def test_real_hippocampus(real_data, engine):
     for image in sorted((folder / "imagesTr").iterdir())[:3]:
         label = folder / "labelsTr" / image.name.replace("_0000", "")
         volume = read_volume([image], label, modalities=1)
-        assert_parity(volume.image, class_indices(volume.label, [0, 1, 2]), volume.geometry.spacing_zyx, 3, engine)
+        assert_parity(volume.image, numbered(3).indices(volume.label), volume.geometry.spacing_zyx, 3, engine)
 
 
 def test_real_ct(real_data):
     folder = real_data("flare/ct_001")
     volume = read_volume([folder / "ct_001_img.nii.gz"], folder / "ct_001_seg.nii.gz", modalities=1)
-    label = class_indices(volume.label, range(5))
+    label = numbered(5).indices(volume.label)
     assert_parity(volume.image, label, volume.geometry.spacing_zyx, 5, "numba")

@@ -14,10 +14,11 @@ from test_cli import digest, error_line, precompute, store
 from test_pipeline import plan_of
 
 from geols_precompute.errors import InputError
-from geols_precompute.run import state as runlog
+from geols_precompute.run import state
 from geols_precompute.run.dask import InProcess
-from geols_precompute.run.plan import Part, create_stores, run_plan
-from geols_precompute.run.task import run_case
+from geols_precompute.run.execute import create_stores, execute
+from geols_precompute.run.plan import Part
+from geols_precompute.run.task import Outcome, run_case
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
 
@@ -90,14 +91,14 @@ def test_a_failed_case_keeps_finalize_waiting_and_its_reason_is_told(nnunet, tmp
     result = precompute("--out", out, "--part", "2/2", root)
     assert result.exit_code == 1
     assert "failed: case_01: " in result.output
-    assert set(runlog.known_failures(out)) == {"case_01"}
+    assert set(state.known_failures(out)) == {"case_01"}
     assert (out / "failures-2-of-2.jsonl").read_text().count("case_01.nii.gz") == 1
     line = error_line(store("finalize", out))
     assert "1 planned cases are missing, the first is case_01 (" in line
     assert "case_01.nii.gz: the gzip file ends early" in line
     (root / "labelsTr/case_01.nii.gz").write_bytes(good)
     assert precompute("--out", out, "--part", "2/2", root).exit_code == 0
-    assert runlog.known_failures(out) == {}
+    assert state.known_failures(out) == {}
     assert store("finalize", out).exit_code == 0
 
 
@@ -112,14 +113,15 @@ def test_a_case_that_fails_now_is_not_published_as_it_was(nnunet, tmp_path):
 
 
 def test_the_last_word_on_a_case_counts_whatever_its_file(tmp_path):
-    log = runlog.log_path(tmp_path, runlog.STATE, "-1-of-2"), runlog.log_path(tmp_path, runlog.STATE)
-    runlog.append(log[1], runlog.failed_record("a", "labels", "bad"), runlog.failed_record("b", "labels", "worse"))
-    runlog.append(log[0], runlog.committed_record("a", "labels", [("/x", 3, 0)], "digest"))
-    runlog.append(log[1], runlog.committed_record("b", "other", [("/y", 3, 0)], "digest"))
-    assert runlog.known_failures(tmp_path) == {"b": "worse"}
-    assert runlog.known_failures(tmp_path, "labels") == {"b": "worse"}
-    assert runlog.known_failures(tmp_path, "other") == {}
-    assert runlog.known_sources(tmp_path) == {"a": {(("/x", 3, 0),): {"digest"}}, "b": {(("/y", 3, 0),): {"digest"}}}
+    log = state.log_path(tmp_path, state.STATE, "-1-of-2"), state.log_path(tmp_path, state.STATE)
+    state.append(log[1], state.failed_record("a", "labels", "bad"), state.failed_record("b", "labels", "worse"))
+    for case, path, file, name in (("a", "/x", log[0], "labels"), ("b", "/y", log[1], "other")):
+        outcome = Outcome(case=case, status="computed", sources=((path, 3, 0),), source="digest")
+        state.append(file, outcome.as_record(name))
+    assert state.known_failures(tmp_path) == {"b": "worse"}
+    assert state.known_failures(tmp_path, "labels") == {"b": "worse"}
+    assert state.known_failures(tmp_path, "other") == {}
+    assert state.known_sources(tmp_path) == {"a": {(("/x", 3, 0),): {"digest"}}, "b": {(("/y", 3, 0),): {"digest"}}}
 
 
 def damage(root, case):
@@ -172,8 +174,8 @@ def test_a_part_that_is_stopped_after_a_failure_has_said_so(nnunet, tmp_path):
 
     create_stores(plan)
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, Stops())
-    assert set(runlog.known_failures(out)) == {"case_00"}
+        execute(plan, Stops())
+    assert set(state.known_failures(out)) == {"case_00"}
     assert "case_00" in error_line(store("finalize", out))
 
 

@@ -5,36 +5,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ball_case, write
 
-from geols_precompute.data.layouts import discover
 from geols_precompute.errors import OutputError
-from geols_precompute.recipe.files import assemble_recipe
-from geols_precompute.recipe.parameters import TrainingHints
-from geols_precompute.run import state as runlog
-from geols_precompute.run import task
+from geols_precompute.recipe.parameters import MapParameters, Recipe, TrainingHints
+from geols_precompute.run import state, task
 from geols_precompute.run.dask import InProcess
-from geols_precompute.run.plan import create_stores, make_plan, run_plan
+from geols_precompute.run.execute import create_stores, execute
+from geols_precompute.run.plan import plan_run
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
 
-def plan_of(root, out, name="labels", **flags):
-    dataset = discover(root)
-    recipe = assemble_recipe(
-        None, data_classes=dataset.classes, data_modalities=dataset.modalities, data_ignore=dataset.ignore,
-        map_flags=flags,
-    )  # fmt: skip
-    return make_plan(dataset, recipe, out, name)
+def plan_of(root, out, name="labels", **maps):
+    return plan_run(root, recipe=Recipe(maps=MapParameters(**maps)), out=out, name=name)
 
 
-def run(root, out, name="labels", **flags):
-    plan = plan_of(root, out, name, **flags)
+def run(root, out, name="labels", **maps):
+    plan = plan_of(root, out, name, **maps)
     create_stores(plan)
-    return run_plan(plan, InProcess())
+    return execute(plan, InProcess())
 
 
 def records(path):
@@ -65,9 +60,9 @@ def test_volumes_and_maps_are_what_the_files_hold(nnunet, tmp_path):
 def test_a_second_run_computes_nothing_and_ends_the_same(nnunet, tmp_path):
     root, out = nnunet(), tmp_path / "out"
     first = run(root, out)
-    assert (first.computed, first.finished) == (3, 0)
+    assert (first.computed, first.unchanged) == (3, 0)
     again = run(root, out)
-    assert (again.computed, again.finished, again.digest) == (0, 3, first.digest)
+    assert (again.computed, again.unchanged, again.digest) == (0, 3, first.digest)
 
 
 def test_another_name_reuses_the_volumes(nnunet, tmp_path):
@@ -87,11 +82,11 @@ def test_touched_sources_are_read_again_and_changed_ones_computed_again(nnunet, 
     first = run(root, out)
     os.utime(root / "labelsTr/case_01.nii.gz")
     touched = run(root, out)
-    assert (touched.computed, touched.finished, touched.digest) == (0, 3, first.digest)
+    assert (touched.computed, touched.unchanged, touched.digest) == (0, 3, first.digest)
     _, label = ball_case(99)
     write(label, root / "labelsTr/case_01.nii.gz", spacing=(1.0, 1.5, 2.0))
     changed = run(root, out)
-    assert (changed.computed, changed.finished) == (1, 2)
+    assert (changed.computed, changed.unchanged) == (1, 2)
     assert changed.digest != first.digest
     np.testing.assert_array_equal(VolumeStore.open(out / "volumes.zarr").label("case_01"), label)
     fresh = run(root, tmp_path / "fresh")
@@ -120,11 +115,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(nnunet, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, StopsAfterTwo())
-    with (out / runlog.STATE).open("ab") as file:
+        execute(plan, StopsAfterTwo())
+    with state.log_path(out, state.STATE).open("ab") as file:
         file.write(b'{"case":"case_02","sour')
     resumed = run(root, out)
-    assert (resumed.computed, resumed.finished, resumed.digest) == (2, 2, undisturbed.digest)
+    assert (resumed.computed, resumed.unchanged, resumed.digest) == (2, 2, undisturbed.digest)
 
 
 def test_a_damaged_committed_case_is_computed_again(nnunet, tmp_path):
@@ -152,7 +147,7 @@ def test_a_case_that_fails_since_its_source_changed_leaves_the_manifest(nnunet, 
     good = path.read_bytes()
     _, label = ball_case(1)
     write(label * 9, path, spacing=(1.0, 1.5, 2.0))
-    assert [failure.case_id for failure in run(root, out).failures] == ["case_01"]
+    assert list(run(root, out).failures) == ["case_01"]
     for name in ("labels", "volumes"):
         assert "case_01" not in json.loads((out / f"{name}.zarr/manifest.json").read_text())["cases"]
     path.write_bytes(good)
@@ -177,7 +172,7 @@ def test_a_store_without_a_case_takes_any_recipe(nnunet, tmp_path):
 def test_damaged_state_is_passed_over(nnunet, tmp_path):
     root, out = nnunet(), tmp_path / "out"
     first = run(root, out)
-    with (out / runlog.STATE).open("ab") as file:
+    with state.log_path(out, state.STATE).open("ab") as file:
         file.write(b'{"case":[1]}\n{"case":"case_00","sources":5}\n[[1,2]]\n5\n\xff\n' + b"[" * 100_000 + b"\n")
     again = run(root, out)
     assert (again.computed, again.digest) == (0, first.digest)
@@ -222,51 +217,60 @@ def test_bad_cases_fail_one_by_one_and_the_rest_goes_on(nnunet, tmp_path):
     image_path(7).write_bytes(image_path(7).read_bytes()[:200])
     summary = run(root, tmp_path / "out")
     assert summary.computed == 1
-    reasons = {failure.case_id[-1]: failure.reason for failure in summary.failures}
+    assert list(summary.failures) == [f"case_0{number}" for number in range(8)]
+    reasons = {case[-1]: reason for case, reason in summary.failures.items()}
     for number, says in {
-        "0": "does not exist", "1": "size", "2": "spacing", "3": "NaN", "4": "no voxel of a foreground class",
-        "5": r"label values without a class: 3", "6": "not a whole number", "7": "gzip file ends early",
-    }.items():  # fmt: skip
+        "0": "does not exist",
+        "1": "size",
+        "2": "spacing",
+        "3": "NaN",
+        "4": "no voxel of a foreground class",
+        "5": r"label values without a class: 3",
+        "6": "not a whole number",
+        "7": "gzip file ends early",
+    }.items():
         assert says in reasons[number], (number, reasons[number])
         assert "\n" not in reasons[number]
         assert f"case_0{number}" in reasons[number]
     written = records(tmp_path / "out/failures.jsonl")
-    assert [r["reason"] for r in written] == [failure.reason for failure in summary.failures]
+    assert {r["case"]: r["reason"] for r in written} == summary.failures
     assert LabelStore.open(tmp_path / "out/labels.zarr").cases == ("case_08",)
     # mended data: the next run takes up the rest and the list of failures is empty
     shutil.rmtree(root)
     nnunet(cases=9)
-    assert run(root, tmp_path / "out").failures == ()
+    assert run(root, tmp_path / "out").failures == {}
     assert records(tmp_path / "out/failures.jsonl") == []
 
 
 def test_a_source_that_changes_while_it_is_read_is_caught(nnunet, tmp_path, monkeypatch):
     root = nnunet(cases=1)
-    read = task.read_volume
+    read = task.read_source
 
-    def read_and_touch(images, label, **options):
-        volume = read(images, label, **options)
-        os.utime(label)
-        return volume
+    def read_and_touch(case, **options):
+        found = read(case, **options)
+        os.utime(case.label)
+        return found
 
-    monkeypatch.setattr(task, "read_volume", read_and_touch)
+    monkeypatch.setattr(task, "read_source", read_and_touch)
     summary = run(root, tmp_path / "out")
-    assert "changed while it was read" in summary.failures[0].reason
+    assert "changed while it was read" in summary.failures["case_00"]
 
 
 def test_an_unexpected_error_costs_one_case_only(nnunet, tmp_path, monkeypatch):
     root = nnunet()
-    compute = task.compute_maps
+    compute = task.maps_of_case
 
-    def fails_once(*args, case_id, **options):
-        if case_id == "case_01":
+    def fails_once(*args, case, **options):
+        if case == "case_01":
             raise ZeroDivisionError("oops")
-        return compute(*args, case_id=case_id, **options)
+        return compute(*args, case=case, **options)
 
-    monkeypatch.setattr(task, "compute_maps", fails_once)
+    monkeypatch.setattr(task, "maps_of_case", fails_once)
     summary = run(root, tmp_path / "out")
     assert summary.computed == 2
-    assert summary.failures[0].reason == "unexpected ZeroDivisionError: oops (--debug shows where)"
+    assert summary.failures == {"case_01": "unexpected ZeroDivisionError: oops (--debug shows where)"}
+    assert list(summary.traces) == ["case_01"]
+    assert "in fails_once" in summary.traces["case_01"]
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(nnunet, tmp_path, monkeypatch):
@@ -287,7 +291,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_committed(nnunet, tmp_path,
         run(root, out)
     monkeypatch.undo()
     resumed = run(root, out)
-    assert (resumed.computed, resumed.finished) == (2, 1)
+    assert (resumed.computed, resumed.unchanged) == (2, 1)
 
 
 def test_an_output_that_is_a_file_is_refused(nnunet, tmp_path):
@@ -308,8 +312,52 @@ def test_training_hints_change_no_digest_and_outlive_a_run_without_a_recipe(nnun
     assert VolumeStore.open(out / "volumes.zarr").geols["training"]["crop"] == [8, 8, 8]
 
 
-def test_the_run_is_logged_per_case(nnunet, tmp_path):
-    run(nnunet(), tmp_path / "out")
-    log = records(tmp_path / "out/run.jsonl")
-    assert [record["case"] for record in log] == ["case_00", "case_01", "case_02"]
-    assert {"read", "maps", "commit maps"} <= set(log[0]["seconds"])
+def test_the_state_holds_a_record_for_each_case_that_ended(nnunet, tmp_path):
+    root, out = nnunet(), tmp_path / "out"
+    (root / "labelsTr/case_01.nii.gz").write_bytes(b"")
+    (root / "labelsTr/case_02.nii.gz").unlink()
+    summary = run(root, out)
+    # a case that cannot be read at all comes first
+    missing, computed, failed = records(out / "state.jsonl")
+    assert (missing["case"], missing["status"], missing["failed"]) == (
+        "case_02",
+        "failed",
+        summary.failures["case_02"],
+    )
+    assert (computed["case"], computed["status"]) == ("case_00", "computed")
+    assert list(computed["seconds"]) == ["commit maps", "commit volume", "maps", "prepare", "read"]
+    assert all(seconds >= 0 for seconds in computed["seconds"].values())
+    assert "failed" not in computed
+    assert [Path(path).name for path, _, _ in computed["sources"]] == ["case_00_0000.nii.gz", "case_00.nii.gz"]
+    assert (failed["case"], failed["status"], failed["failed"]) == ("case_01", "failed", summary.failures["case_01"])
+    assert "sources" not in failed
+    for record in (computed, failed):
+        assert record["store"] == "labels"
+        assert record["peak_memory"] > 1e7
+        assert record["worker"].endswith(f":{os.getpid()}")
+        assert record["at"] <= time.time()
+
+
+def test_a_record_of_a_case_whose_volume_is_there_or_that_is_unchanged(nnunet, tmp_path):
+    root, out = nnunet(cases=1), tmp_path / "out"
+    run(root, out)
+    run(root, out, name="erosion", seeds="erosion")
+    os.utime(root / "labelsTr/case_00.nii.gz")
+    run(root, out)
+    first, other, touched = records(out / "state.jsonl")
+    assert [record["store"] for record in (first, other, touched)] == ["labels", "erosion", "labels"]
+    assert [record["status"] for record in (first, other, touched)] == ["computed", "computed", "unchanged"]
+    assert list(other["seconds"]) == ["commit maps", "maps", "prepare", "read"]
+    assert list(touched["seconds"]) == ["read"]
+    assert first["source"] == other["source"] == touched["source"]
+    assert first["sources"] != touched["sources"]
+
+
+def test_every_case_that_ends_is_told_with_why_it_failed(nnunet, tmp_path):
+    root = nnunet()
+    (root / "labelsTr/case_01.nii.gz").write_bytes(b"")
+    plan = plan_of(root, tmp_path / "out")
+    create_stores(plan)
+    told = []
+    summary = execute(plan, InProcess(), lambda case, error: told.append((case, error)))
+    assert told == [("case_00", ""), ("case_01", summary.failures["case_01"]), ("case_02", "")]

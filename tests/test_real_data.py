@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from geols_precompute import softlabel
 from geols_precompute.cli import precompute as cli
 from geols_precompute.cli import store as store_cli
 from geols_precompute.store.reader import LabelStore, VolumeStore
@@ -43,8 +42,7 @@ def assert_sound(out, cases):
         assert sorted(np.unique(label)) == list(present)
         for index in present[1:]:
             assert stored[labels.channels.index(index)].max() >= 250
-        maps = softlabel.class_maps(stored, channels=labels.channels, present=present, n_classes=len(labels.classes))
-        soft = softlabel.geols(label, maps)
+        soft = labels.soft_label(case, label)
         np.testing.assert_allclose(soft.sum(axis=0), 1, atol=1e-6)
         np.testing.assert_array_equal(soft.argmax(axis=0), label)
 

@@ -16,13 +16,13 @@ from geols_precompute.store.reader import LabelStore, VolumeStore
 @pytest.fixture
 def computed(monkeypatch):
     """The ids of the cases whose maps are computed from here on."""
-    ids, compute_maps = [], task.compute_maps
+    ids, maps_of_case = [], task.maps_of_case
 
-    def counted(*args, case_id, **rest):
-        ids.append(case_id)
-        return compute_maps(*args, case_id=case_id, **rest)
+    def counted(*args, case, **rest):
+        ids.append(case)
+        return maps_of_case(*args, case=case, **rest)
 
-    monkeypatch.setattr(task, "compute_maps", counted)
+    monkeypatch.setattr(task, "maps_of_case", counted)
     return ids
 
 

@@ -17,14 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from geols_precompute.atomic import remove_abandoned
+from geols_precompute.atomic import TEMPORARY_PREFIX, remove_abandoned
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.prepare import to_int16
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, StoreError
-from geols_precompute.recipe.parameters import Preprocessing, Recipe, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import MapParameters, Preprocessing, ResolvedRecipe, TrainingHints
+from geols_precompute.softlabel import class_maps, soft_label
 from geols_precompute.store import shard
-from geols_precompute.store.layout import IMAGE, LABEL, MAPS, TEMPORARY_PREFIX, ChunkGrid, root_metadata
+from geols_precompute.store.layout import IMAGE, LABEL, MAPS, ChunkGrid, root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 from geols_precompute.store.writer import (
@@ -36,7 +38,8 @@ from geols_precompute.store.writer import (
     write_manifest,
 )
 
-RECIPE = Recipe(classes=class_table({1: "a", 5: "b"}), preprocessing=Preprocessing(modalities=("ct",)))
+CLASSES = ClassTable.from_names({1: "a", 5: "b"})
+RECIPE = ResolvedRecipe(classes=CLASSES, preprocessing=Preprocessing(modalities=("ct",)))
 SOURCE = {"image_sha256": ["0" * 64], "label_sha256": "1" * 64, "geometry_sha256": "2" * 64}
 
 
@@ -108,12 +111,18 @@ def test_our_metadata_is_what_zarr_would_write(tmp_path, store):
     ours = json.loads((store.path / "one/maps/zarr.json").read_text())
     grid = ChunkGrid.of((2, 9, 70, 130))
     array = zarr.create_array(
-        tmp_path / "z.zarr", shape=(2, 9, 70, 130), chunks=grid.inner, shards=grid.shard, dtype="uint8", fill_value=0,
+        tmp_path / "z.zarr",
+        shape=(2, 9, 70, 130),
+        chunks=grid.inner,
+        shards=grid.shard,
+        dtype="uint8",
+        fill_value=0,
         compressors=[
-            zarr.codecs.BloscCodec(cname="lz4hc", clevel=5, shuffle="noshuffle", typesize=1), zarr.codecs.Crc32cCodec(),
+            zarr.codecs.BloscCodec(cname="lz4hc", clevel=5, shuffle="noshuffle", typesize=1),
+            zarr.codecs.Crc32cCodec(),
         ],
         dimension_names=["c", "z", "y", "x"],
-    )  # fmt: skip
+    )
     theirs = json.loads((tmp_path / "z.zarr/zarr.json").read_text())
     ours["codecs"][0]["configuration"]["index_location"] = "end"
     theirs = {key: value for key, value in theirs.items() if key in ours}
@@ -133,10 +142,11 @@ def test_every_case_is_an_ome_ngff_image(store):
 def test_incompressible_constant_and_single_voxel_arrays_survive():
     rng = np.random.default_rng(0)
     for kind, array in (
-        (MAPS, rng.integers(0, 256, (3, 70, 5, 6)).astype(np.uint8)), (MAPS, np.zeros((1, 1, 1, 1), np.uint8)),
+        (MAPS, rng.integers(0, 256, (3, 70, 5, 6)).astype(np.uint8)),
+        (MAPS, np.zeros((1, 1, 1, 1), np.uint8)),
         (IMAGE, rng.integers(-32768, 32767, (2, 7, 100, 6)).astype(np.int16)),
         (LABEL, np.full((130, 3, 4), 255, np.uint8)),
-    ):  # fmt: skip
+    ):
         content = shard.encode_shard(array, kind)
         assert content == shard.encode_shard(np.asfortranarray(array), kind)
         window = tuple(slice(0, n) for n in array.shape[-3:])
@@ -160,8 +170,10 @@ def test_a_case_has_three_files_and_the_digests_chain(store):
     root = json.loads((store.path / "zarr.json").read_text())["attributes"]["geols"]
     assert root["recipe_id"] == document["recipe_id"] == sha256_hex(canonical_json(root["recipe"]))
     assert root["classes"] == [
-        {"name": "background", "value": 0}, {"name": "a", "value": 1}, {"name": "b", "value": 5},
-    ]  # fmt: skip
+        {"name": "background", "value": 0},
+        {"name": "a", "value": 1},
+        {"name": "b", "value": 5},
+    ]
 
 
 def test_equal_stores_have_equal_digests_whatever_the_order(tmp_path):
@@ -173,10 +185,12 @@ def test_equal_stores_have_equal_digests_whatever_the_order(tmp_path):
 def test_int16_is_exact_for_whole_numbers_and_close_otherwise():
     rng = np.random.default_rng(0)
     for image, bound in (
-        (rng.integers(-1024, 3000, (1, 4, 5, 6)), 0), (rng.integers(0, 65535, (1, 4, 5, 6)), 0),
-        (rng.normal(size=(1, 4, 5, 6)), 1.1 / 131070), (1e6 * rng.random((1, 4, 5, 6)), 1.1 / 131070),
+        (rng.integers(-1024, 3000, (1, 4, 5, 6)), 0),
+        (rng.integers(0, 65535, (1, 4, 5, 6)), 0),
+        (rng.normal(size=(1, 4, 5, 6)), 1.1 / 131070),
+        (1e6 * rng.random((1, 4, 5, 6)), 1.1 / 131070),
         (np.full((1, 2, 2, 2), 0.3), 1e-7),
-    ):  # fmt: skip
+    ):
         image = image.astype(np.float32)
         stored, scale, offset = to_int16(image)
         decoded = stored.astype(np.float64) * scale[0] + offset[0]
@@ -200,7 +214,7 @@ def test_a_store_of_another_recipe_names_what_differs(store):
     other = {**RECIPE.as_json(), "maps": {**RECIPE.as_json()["maps"], "iterations": 8}}
     with pytest.raises(StoreError, match=r"recipe\.maps\.iterations: 8, store has 4.*--name"):
         create_store(store.path, root_metadata("geols-labels", other, RECIPE.classes, {}))
-    classes = class_table({1: "a", 5: "c"})
+    classes = ClassTable.from_names({1: "a", 5: "c"})
     with pytest.raises(StoreError, match=r"classes"):
         create_store(store.path, root_metadata("geols-labels", RECIPE.as_json(), classes, {}))
     with pytest.raises(StoreError, match="format"):
@@ -276,17 +290,25 @@ GEOLS = ("attributes", "geols")
 @pytest.mark.parametrize(
     "change",
     [
-        edit("shape", value=[2, 2**30, 2**30, 2**30]), edit("shape", value=[2, 9, 70, 131]),
-        edit("shape", value=[9, 70, 130]), edit("data_type", value="object"), edit("data_type", value="float64"),
+        edit("shape", value=[2, 2**30, 2**30, 2**30]),
+        edit("shape", value=[2, 9, 70, 131]),
+        edit("shape", value=[9, 70, 130]),
+        edit("data_type", value="object"),
+        edit("data_type", value="float64"),
         edit("codecs", value=[{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}]),
         edit(*SHARDING, "codecs", 1, "configuration", "cname", value="zstd"),
-        edit(*SHARDING, "codecs", value=[{"name": "bytes"}]), edit(*SHARDING, "chunk_shape", value=[2, 9, 70, 130]),
-        edit("fill_value", value=7), edit("fill_value", value=False),
-        edit("more", value=None), edit("node_type", value="group"), edit("zarr_format", value=2),
-        edit("chunk_grid", "configuration", "chunk_shape", value=[1, 1, 1, 1]), edit("extra", value=1),
+        edit(*SHARDING, "codecs", value=[{"name": "bytes"}]),
+        edit(*SHARDING, "chunk_shape", value=[2, 9, 70, 130]),
+        edit("fill_value", value=7),
+        edit("fill_value", value=False),
+        edit("more", value=None),
+        edit("node_type", value="group"),
+        edit("zarr_format", value=2),
+        edit("chunk_grid", "configuration", "chunk_shape", value=[1, 1, 1, 1]),
+        edit("extra", value=1),
         edit("storage_transformers", value=[{"name": "x"}]),
     ],
-)  # fmt: skip
+)
 def test_an_array_that_is_not_as_prescribed_is_refused(store, change):
     forged = rewrite(store, "one/maps/zarr.json", change)
     with pytest.raises(StoreError, match="prescribes"):
@@ -297,25 +319,41 @@ def test_an_array_that_is_not_as_prescribed_is_refused(store, change):
 @pytest.mark.parametrize(
     "change",
     [
-        edit(*GEOLS, "geometry", "size", value=[130, 70, 2**31]), edit(*GEOLS, "geometry", "size", value=[2**15] * 3),
-        edit(*GEOLS, "geometry", "size", value=[0, 70, 9]), edit(*GEOLS, "geometry", "size", value="abc"),
-        edit(*GEOLS, "geometry", "size", value=[1e400, 1, 1]), edit(*GEOLS, "geometry", "spacing", value=[0, 1, 1]),
-        edit(*GEOLS, "geometry", value=None), edit(*GEOLS, "files", "../../x", value={"bytes": 1, "sha256": "0" * 64}),
-        edit(*GEOLS, "files", value={}), edit("node_type", value="array"), edit("attributes", value={}),
-        edit(*GEOLS, "geometry", "direction", value=[1]), edit(*GEOLS, "geometry", "size", value=[130, 70, 9.5]),
-        edit(*GEOLS, "geometry", "spacing", value="111"), edit(*GEOLS, "geometry", "origin", value=[1e999, 0, 0]),
-        edit(*GEOLS, "present", value=[1, 1, 5]), edit(*GEOLS, "present", value=[5, 1]),
-        edit(*GEOLS, "present", value=[1, 1.0]), edit(*GEOLS, "present", value=[True]),
-        edit(*GEOLS, "present", value=[1, 2]), edit(*GEOLS, "present", value=None),
-        edit(*GEOLS, "channels", value=[5, 1]), edit(*GEOLS, "channels", value=[1]), edit(*GEOLS, "source", value={}),
-        edit(*GEOLS, "source", "label_sha256", value="x"), edit(*GEOLS, "source", "image_sha256", value=[]),
-        edit(*GEOLS, "seeds", value={"1": {"count": "3", "fallbacks": 0}}), edit(*GEOLS, "seeds", value=[1]),
-        edit(*GEOLS, "stats", value={"1": 5}), edit(*GEOLS, "files", "maps/zarr.json", "bytes", value=10**13),
+        edit(*GEOLS, "geometry", "size", value=[130, 70, 2**31]),
+        edit(*GEOLS, "geometry", "size", value=[2**15] * 3),
+        edit(*GEOLS, "geometry", "size", value=[0, 70, 9]),
+        edit(*GEOLS, "geometry", "size", value="abc"),
+        edit(*GEOLS, "geometry", "size", value=[1e400, 1, 1]),
+        edit(*GEOLS, "geometry", "spacing", value=[0, 1, 1]),
+        edit(*GEOLS, "geometry", value=None),
+        edit(*GEOLS, "files", "../../x", value={"bytes": 1, "sha256": "0" * 64}),
+        edit(*GEOLS, "files", value={}),
+        edit("node_type", value="array"),
+        edit("attributes", value={}),
+        edit(*GEOLS, "geometry", "direction", value=[1]),
+        edit(*GEOLS, "geometry", "size", value=[130, 70, 9.5]),
+        edit(*GEOLS, "geometry", "spacing", value="111"),
+        edit(*GEOLS, "geometry", "origin", value=[1e999, 0, 0]),
+        edit(*GEOLS, "present", value=[1, 1, 5]),
+        edit(*GEOLS, "present", value=[5, 1]),
+        edit(*GEOLS, "present", value=[1, 1.0]),
+        edit(*GEOLS, "present", value=[True]),
+        edit(*GEOLS, "present", value=[1, 2]),
+        edit(*GEOLS, "present", value=None),
+        edit(*GEOLS, "channels", value=[5, 1]),
+        edit(*GEOLS, "channels", value=[1]),
+        edit(*GEOLS, "source", value={}),
+        edit(*GEOLS, "source", "label_sha256", value="x"),
+        edit(*GEOLS, "source", "image_sha256", value=[]),
+        edit(*GEOLS, "seeds", value={"1": {"count": "3", "fallbacks": 0}}),
+        edit(*GEOLS, "seeds", value=[1]),
+        edit(*GEOLS, "stats", value={"1": 5}),
+        edit(*GEOLS, "files", "maps/zarr.json", "bytes", value=10**13),
         edit(*GEOLS, "files", "maps/zarr.json", "bytes", value=-5),
         edit(*GEOLS, "files", "maps/c/0/0/0/0", "bytes", value="12"),
         edit(*GEOLS, "files", "maps/c/0/0/0/0", "bytes", value=10**30),
     ],
-)  # fmt: skip
+)
 def test_case_metadata_out_of_bounds_is_refused(store, change):
     path = store.path / "one/zarr.json"
     document = json.loads(path.read_text())
@@ -332,15 +370,24 @@ def test_case_metadata_out_of_bounds_is_refused(store, change):
 @pytest.mark.parametrize(
     "change",
     [
-        edit(*GEOLS, "recipe", value=[]), edit(*GEOLS, "recipe", value="x"), edit(*GEOLS, "recipe", value=None),
-        edit(*GEOLS, "recipe", "maps", value=5), edit(*GEOLS, "recipe", "maps", "metric", value="riemannian"),
-        edit(*GEOLS, "recipe", "preprocessing", "modalities", value="ct"), edit(*GEOLS, "recipe_id", value="0" * 64),
-        edit(*GEOLS, "recipe_id", value=True), edit(*GEOLS, "version", value=True), edit(*GEOLS, "classes", value=[]),
-        edit(*GEOLS, "classes", 1, "value", value=True), edit(*GEOLS, "classes", 1, "value", value=9),
-        edit(*GEOLS, "classes", 1, "name", value="b"), edit(*GEOLS, "classes", 1, "name", value="\x1b[31mred"),
-        edit(*GEOLS, "classes", 1, "name", value="\ud800"), edit(*GEOLS, "classes", 0, "value", value=-1),
+        edit(*GEOLS, "recipe", value=[]),
+        edit(*GEOLS, "recipe", value="x"),
+        edit(*GEOLS, "recipe", value=None),
+        edit(*GEOLS, "recipe", "maps", value=5),
+        edit(*GEOLS, "recipe", "maps", "metric", value="riemannian"),
+        edit(*GEOLS, "recipe", "preprocessing", "modalities", value="ct"),
+        edit(*GEOLS, "recipe_id", value="0" * 64),
+        edit(*GEOLS, "recipe_id", value=True),
+        edit(*GEOLS, "version", value=True),
+        edit(*GEOLS, "classes", value=[]),
+        edit(*GEOLS, "classes", 1, "value", value=True),
+        edit(*GEOLS, "classes", 1, "value", value=9),
+        edit(*GEOLS, "classes", 1, "name", value="b"),
+        edit(*GEOLS, "classes", 1, "name", value="\x1b[31mred"),
+        edit(*GEOLS, "classes", 1, "name", value="\ud800"),
+        edit(*GEOLS, "classes", 0, "value", value=-1),
     ],
-)  # fmt: skip
+)
 def test_root_metadata_that_is_not_sound_is_refused(store, change):
     path = store.path / "zarr.json"
     document = json.loads(path.read_text())
@@ -356,13 +403,18 @@ def test_root_metadata_that_is_not_sound_is_refused(store, change):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "not valid JSON"), (b"[]", "not a JSON object"), (b"[" * 100_000, "not valid JSON"),
-        (b'{"a":' * 50_000, "not valid JSON"), (b'{"format":"x","format":"y"}', "twice"), (b'{"a":NaN}', "NaN"),
-        (b'{"format":"geols-volumes"}', "format"), (b'{"format":"geols-labels","version":2}', "version 2"),
+        (b"", "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 50_000, "not valid JSON"),
+        (b'{"format":"x","format":"y"}', "twice"),
+        (b'{"a":NaN}', "NaN"),
+        (b'{"format":"geols-volumes"}', "format"),
+        (b'{"format":"geols-labels","version":2}', "version 2"),
         (b'{"format":"geols-labels","version":1,"cases":{},"root":"x","recipe_id":"y"}', "SHA-256"),
         (b"\xff\xfe", "not valid JSON"),
     ],
-)  # fmt: skip
+)
 def test_hostile_manifests_are_refused(store, content, says):
     (store.path / "manifest.json").write_bytes(content)
     with pytest.raises(StoreError, match=says):
@@ -426,10 +478,14 @@ def forge_shard(store: LabelStore, change) -> LabelStore:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ((0, 0, 2**63), "outside"), ((0, 1, 2**64 - 30), "outside"), ((0, 0, 3), "outside"),
-        ((1, 0, 40), "outside|overlap"), ((0, 1, 5), "shorter"), ((0, slice(None), 2**64 - 1), "never written"),
+        ((0, 0, 2**63), "outside"),
+        ((0, 1, 2**64 - 30), "outside"),
+        ((0, 0, 3), "outside"),
+        ((1, 0, 40), "outside|overlap"),
+        ((0, 1, 5), "shorter"),
+        ((0, slice(None), 2**64 - 1), "never written"),
     ],
-)  # fmt: skip
+)
 def test_a_forged_index_is_refused(store, value, says):
     row, column, number = value
 
@@ -504,6 +560,169 @@ def test_a_store_survives_pickling_and_other_formats_are_told_apart(store, tmp_p
     assert isinstance(open_store(store.path), LabelStore)
 
 
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def volume_store(root: Path, images: dict[str, np.ndarray], labels: dict[str, np.ndarray], **hints) -> VolumeStore:
+    modalities = [f"m{number}" for number in range(len(next(iter(images.values()))))]
+    recipe = ResolvedRecipe(classes=CLASSES, preprocessing=Preprocessing(modalities=tuple(modalities)))
+    document = root_metadata("geols-volumes", recipe.preprocessing_json(), CLASSES, hints)
+    create_store(root, document)
+    for case, image in images.items():
+        stored, scale, offset = to_int16(image)
+        source = SOURCE | {"image_sha256": ["0" * 64] * len(image)}
+        document = {"source": source, "image": {"scale": scale, "offset": offset}}
+        arrays = {"image": stored, "label": labels[case]}
+        commit_case(root, case, arrays, geometry(image.shape[1:]), document)
+    write_manifest(root)
+    return VolumeStore.open(root)
+
+
+WINDOW = (slice(1, 4), slice(2, 5), slice(0, 7))
+
+
+def test_a_store_is_a_collection_of_case_ids(tmp_path):
+    store = label_store(tmp_path / "labels.zarr", cases=("two", "one", "three"), shape=(2, 3, 4))
+    assert len(store) == 3
+    assert list(store) == list(store.cases) == ["one", "three", "two"]
+    assert "one" in store
+    for absent in ("four", "One", "", 1, None):
+        assert absent not in store
+    expected = f"LabelStore('{tmp_path / 'labels.zarr'}', 3 cases, classes 0 background, 1 a, 5 b)"
+    assert repr(store) == expected
+    assert repr(LabelStore.open(str(store.path))) == expected
+    assert store.path == tmp_path / "labels.zarr"
+
+
+def test_an_empty_store_is_one_too(tmp_path):
+    store = label_store(tmp_path / "labels.zarr", cases=())
+    assert (len(store), list(store), "one" in store) == (0, [], False)
+
+
+@pytest.mark.parametrize("ignore", [None, 9])
+def test_what_a_store_says_of_its_recipe(tmp_path, ignore):
+    recipe = ResolvedRecipe(
+        classes=ClassTable.from_names({1: "a", 5: "b"}, ignore=ignore),
+        preprocessing=Preprocessing(modalities=("t1", "t2"), spacing=(2.0, 1.0, 1.0), clip=(1.0, 99.0)),
+        hints=TrainingHints(regions={"both": (1, 5)}, crop=(8, 16, 16), skull_stripped=True),
+    )
+    hints = {"training": recipe.hints.as_json()}
+    create_store(tmp_path / "l", root_metadata("geols-labels", recipe.as_json(), recipe.classes, {}))
+    create_store(tmp_path / "v", root_metadata("geols-volumes", recipe.preprocessing_json(), recipe.classes, hints))
+    for name in "lv":
+        write_manifest(tmp_path / name)
+    labels, volumes = LabelStore.open(tmp_path / "l"), VolumeStore.open(tmp_path / "v")
+    for store in (labels, volumes):
+        assert store.classes == recipe.classes
+        assert store.preprocessing == recipe.preprocessing
+    assert labels.recipe == recipe.as_json()
+    assert labels.channels == (1, 2)
+    assert volumes.recipe == recipe.preprocessing_json()
+    assert volumes.modalities == ("t1", "t2")
+    assert volumes.hints == recipe.hints
+
+
+@pytest.mark.parametrize("background", ["complement", "seeds"])
+def test_class_maps_and_soft_labels_by_hand(tmp_path, background):
+    shape = (5, 6, 8)
+    rng = np.random.default_rng(3)
+    recipe = ResolvedRecipe(
+        classes=CLASSES,
+        preprocessing=Preprocessing(modalities=("ct",)),
+        maps=MapParameters(background=background),
+    )
+    create_store(tmp_path / "s", root_metadata("geols-labels", recipe.as_json(), CLASSES, {}))
+    channels = [0, 1, 5] if background == "seeds" else [1, 5]
+    presents = {"all": [0, 1, 5], "one": [0, 5], "none": [0]}
+    stored = {case: rng.integers(0, 256, (len(channels), *shape)).astype(np.uint8) for case in presents}
+    for case, present in presents.items():
+        document = {"source": SOURCE, "present": present, "channels": channels, "seeds": {}, "stats": {}}
+        commit_case(tmp_path / "s", case, {"maps": stored[case]}, geometry(shape), document)
+    write_manifest(tmp_path / "s")
+    store = LabelStore.open(tmp_path / "s")
+    label = rng.integers(0, 3, shape).astype(np.uint8)
+    label[0, 0, 0] = 255
+    for case, present in presents.items():
+        g = stored[case].astype(np.float64) / 255
+        expected = np.zeros((3, *shape))
+        for channel, value in enumerate(channels):
+            if value in present:
+                expected[CLASSES.index_of(value)] = g[channel]
+        if background == "complement":
+            foreground = [expected[CLASSES.index_of(value)] for value in present if value]
+            expected[0] = 1 - np.mean(foreground, axis=0) if foreground else 1
+        maps = store.class_maps(case)
+        assert (maps.dtype, maps.shape) == (np.float32, (3, *shape))
+        np.testing.assert_allclose(maps, expected, atol=1e-6)
+        # the whole volume decides which classes are there, not the window
+        np.testing.assert_array_equal(store.class_maps(case, WINDOW), maps[(slice(None), *WINDOW)])
+        assert store.present(case) == tuple(CLASSES.index_of(value) for value in present)
+
+        total = expected.sum(axis=0)
+        shares = {"sum": expected / np.where(total > 0, total, 1), "none": expected}
+        hard = np.stack([label == index for index in range(3)]).astype(np.float64)
+        for normalize, share in shares.items():
+            by_hand = np.where(total > 0, 0.7 * hard + 0.3 * share, hard) * (label < 3)
+            soft = store.soft_label(case, label, alpha=0.3, normalize=normalize)
+            assert soft.dtype == np.float32
+            np.testing.assert_allclose(soft, by_hand, atol=1e-6)
+            part = store.soft_label(case, label[WINDOW], alpha=0.3, normalize=normalize, window=WINDOW)
+            np.testing.assert_array_equal(part, soft[(slice(None), *WINDOW)])
+        np.testing.assert_array_equal(store.soft_label(case, label), soft_label(label, maps, alpha=0.1))
+
+
+def test_soft_labels_are_refused_as_maps_are(store):
+    label = np.zeros((9, 70, 130), np.uint8)
+    with pytest.raises(InputError, match="no case 'three'"):
+        store.soft_label("three", label)
+    with pytest.raises(InputError, match="window"):
+        store.soft_label("one", label, window=(slice(0, 10), slice(0, 70), slice(0, 130)))
+    with pytest.raises(InputError, match="do not fit a label of shape"):
+        store.soft_label("one", label[1:])
+    with pytest.raises(InputError, match="do not fit a label of shape"):
+        store.soft_label("one", label, window=WINDOW)
+    with pytest.raises(InputError, match=r"alpha must be in \[0, 1\]"):
+        store.soft_label("one", label, alpha=1.5)
+    path = store.path / "one/maps/c/0/0/0/0"
+    path.write_bytes(path.read_bytes()[:-1])
+    for read in (store.class_maps, lambda case: store.soft_label(case, label)):
+        with pytest.raises(StoreError, match="one/maps"):
+            read("one")
+
+
+def test_the_maps_of_a_store_give_what_its_arrays_give(store):
+    maps = class_maps(store.maps("two"), channels=(1, 2), present=(0, 1, 2), n_classes=3)
+    np.testing.assert_array_equal(store.class_maps("two"), maps)
+
+
+def test_intensities_are_those_of_the_files(tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (5, 6, 8)
+    whole = np.stack([rng.integers(-1024, 3000, shape), rng.integers(0, 65535, shape)]).astype(np.float32)
+    images = {
+        "whole": whole,
+        "fractions": np.stack([rng.normal(size=shape), 1e6 * rng.random(shape)]).astype(np.float32),
+        "constant": np.stack([np.full(shape, 0.3), np.full(shape, -7)]).astype(np.float32),
+    }
+    labels = {case: rng.integers(0, 3, shape).astype(np.uint8) for case in images}
+    store = volume_store(tmp_path / "volumes.zarr", images, labels)
+    np.testing.assert_array_equal(store.intensities("whole"), whole)
+    for case, image in images.items():
+        found = store.intensities(case)
+        assert (found.dtype, found.shape) == (np.float32, image.shape)
+        for modality, expected in zip(found, image, strict=True):
+            assert np.abs(modality - expected).max() <= 1.1 / 131070 * max(np.ptp(expected), 1)
+        scale, offset = (values[:, None, None, None] for values in store.scale_offset(case))
+        np.testing.assert_array_equal(found, store.image(case) * scale + offset)
+        np.testing.assert_array_equal(store.intensities(case, WINDOW), found[(slice(None), *WINDOW)])
+        np.testing.assert_array_equal(store.label(case), labels[case])
+    with pytest.raises(InputError, match="no case 'other'"):
+        store.intensities("other")
+    with pytest.raises(InputError, match="window"):
+        store.intensities("whole", (slice(0, 6), slice(0, 6), slice(0, 8)))
+    assert store.hints == TrainingHints()
+
+
 # --- damage --------------------------------------------------------------------------------------------------------
 
 
@@ -520,8 +739,9 @@ def test_verify_names_strange_files(store):
     (store.path / "one/extra.txt").write_text("x")
     (store.path / "three").mkdir()
     assert sorted(f.split(": ")[1] for f in findings(store.path)) == [
-        "is not in the manifest; run geols-store finalize, or remove it", "is not part of the case; remove it",
-    ]  # fmt: skip
+        "is not in the manifest; run geols-store finalize, or remove it",
+        "is not part of the case; remove it",
+    ]
 
 
 def injections(root: Path, rng: np.random.Generator, rounds: int):

@@ -9,11 +9,14 @@ import pytest
 import SimpleITK as sitk
 from conftest import write
 
+from geols_precompute.data.cases import Case
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.nifti import write_image
-from geols_precompute.data.prepare import IGNORE_INDEX, class_indices, prepare
+from geols_precompute.data.prepare import prepare, prepare_case, read_source
 from geols_precompute.data.volumes import Volume, fingerprint, read_image, read_volume
 from geols_precompute.errors import InputError
+from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
+from geols_precompute.recipe.parameters import Preprocessing
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(4, 5, 6)).astype(np.float32)
@@ -99,10 +102,11 @@ def test_axes_that_are_not_orthonormal_are_mended_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"spacing": (1, 1, 1.01)}, "spacing"), ({"origin": (0, 0.5, 0)}, "origin"),
+        ({"spacing": (1, 1, 1.01)}, "spacing"),
+        ({"origin": (0, 0.5, 0)}, "origin"),
         ({"direction": TILTED}, "direction"),
     ],
-)  # fmt: skip
+)
 def test_grids_that_differ_are_refused(tmp_path, change, says):
     image, label = write(IMAGE, tmp_path / "i.mha"), write(LABEL, tmp_path / "l.mha", **change)
     with pytest.raises(InputError, match=rf"l\.mha: {says} .* differs from .* of .*i\.mha"):
@@ -176,13 +180,14 @@ def test_fingerprints_follow_voxels_not_files(tmp_path):
 
     original = of("a.nii.gz", spacing=(1, 1, 2))
     assert original == of("b.nrrd", label=LABEL.astype(np.float32), spacing=(1, 1, 2))
-    assert original.image_sha256 == (hashlib.sha256(IMAGE.astype("<f4").tobytes()).hexdigest(),)
-    assert original.label_sha256 == hashlib.sha256(LABEL.astype("<i4").tobytes()).hexdigest()
-    assert original.geometry_sha256 != of("c.nrrd", spacing=(1, 1, 2.00001)).geometry_sha256
-    assert original.geometry_sha256 == of("d.nrrd", spacing=(1, 1, 2 + 1e-9)).geometry_sha256
+    assert set(original) == {"image_sha256", "label_sha256", "geometry_sha256"}
+    assert original["image_sha256"] == [hashlib.sha256(IMAGE.astype("<f4").tobytes()).hexdigest()]
+    assert original["label_sha256"] == hashlib.sha256(LABEL.astype("<i4").tobytes()).hexdigest()
+    assert original["geometry_sha256"] != of("c.nrrd", spacing=(1, 1, 2.00001))["geometry_sha256"]
+    assert original["geometry_sha256"] == of("d.nrrd", spacing=(1, 1, 2 + 1e-9))["geometry_sha256"]
     moved = IMAGE.copy()
     moved[0, 0, 0] += 1
-    assert original.image_sha256 != of("e.nrrd", image=moved).image_sha256
+    assert original["image_sha256"] != of("e.nrrd", image=moved)["image_sha256"]
 
 
 def test_negative_zero_is_zero_in_geometry():
@@ -199,7 +204,7 @@ def volume(image, label=None, spacing=(1.0, 1.0, 1.0)):
 def test_resampling_keeps_the_origin_and_a_linear_ramp():
     ramp = np.broadcast_to(np.arange(8, dtype=np.float32), (1, 6, 5, 8)).copy()
     label = (ramp[0] >= 4).astype(np.int32)
-    made = prepare(volume(ramp, label), spacing=(2.0, 1.0, 0.5), clip=None)
+    made = prepare(volume(ramp, label), Preprocessing(modalities=("ct",), spacing=(2.0, 1.0, 0.5)))
     assert made.image.shape == (1, 3, 5, 16)
     assert made.geometry.spacing_zyx == (2.0, 1.0, 0.5)
     assert made.geometry.origin == (5, 6, 7)
@@ -212,24 +217,52 @@ def test_resampling_keeps_the_origin_and_a_linear_ramp():
 
 def test_clipping_is_per_modality_over_all_voxels():
     image = np.stack([IMAGE, 10 * IMAGE])
-    made = prepare(volume(image), spacing=None, clip=(5.0, 90.0)).image
+    made = prepare(volume(image), Preprocessing(modalities=("a", "b"), clip=(5.0, 90.0))).image
     for got, source in zip(made, image, strict=True):
         low, high = np.percentile(source, (5, 90))
         np.testing.assert_allclose(got, np.clip(source, low, high), rtol=1e-6)
     assert made.dtype == np.float32
 
 
-def test_class_indices_map_values_in_table_order():
-    label = np.array([[[0, 7, 3, 9]]], np.int32)
-    np.testing.assert_array_equal(class_indices(label, [0, 3, 7], ignore=9), [[[0, 2, 1, IGNORE_INDEX]]])
+def case_of(tmp_path, label, image=IMAGE) -> Case:
+    return Case(
+        id="one",
+        images=(write(image, tmp_path / "i.nii.gz", spacing=(1, 2, 3)),),
+        label=write(label, tmp_path / "l.nii.gz", spacing=(1, 2, 3)),
+    )
 
 
-def test_class_indices_refuse_unnamed_values_and_empty_maps():
-    with pytest.raises(InputError, match=r"5 \(2 voxels\), -1 \(1 voxels\)|-1 \(1 voxels\), 5 \(2 voxels\)"):
-        class_indices(np.array([[[5, 5, -1, 0, 1]]], np.int32), [0, 1])
-    for empty in ([[[0, 0]]], [[[0, 9]]]):
-        with pytest.raises(InputError, match="no voxel of a foreground class"):
-            class_indices(np.array(empty, np.int32), [0, 1], ignore=9)
+CT, TWO = Preprocessing(modalities=("ct",)), ClassTable.from_names({1: "a", 7: "b"}, ignore=9)
+
+
+def test_a_case_is_read_and_prepared_in_one_call(tmp_path):
+    values = np.array([0, 7, 1, 9], np.int32)[RNG.integers(0, 4, LABEL.shape)]
+    case = case_of(tmp_path, values)
+    made = prepare_case(case, CT, TWO)
+    np.testing.assert_array_equal(made.image, IMAGE[np.newaxis])
+    np.testing.assert_array_equal(made.label, TWO.indices(values))
+    assert set(np.unique(made.label)) == {0, 1, 2, IGNORE_INDEX}
+    assert made.label.dtype == np.uint8
+    assert made.geometry == made.source_geometry
+    assert made.notes == ()
+    volume, source = read_source(case, modalities=1)
+    assert made.source == source == fingerprint(volume)
+    resampled = prepare_case(case, Preprocessing(modalities=("ct",), spacing=(3.0, 1.0, 1.0)), TWO)
+    assert resampled.label.shape == resampled.image.shape[1:] == (4, 10, 6)
+    assert resampled.source_geometry == made.geometry
+    assert resampled.geometry.spacing_zyx == (3.0, 1.0, 1.0)
+    assert resampled.source == source
+
+
+def test_a_case_whose_label_has_unnamed_values_is_refused_by_its_file(tmp_path):
+    with pytest.raises(InputError, match=r"l\.nii\.gz: label values without a class: 2 \(\d+ voxels\)"):
+        prepare_case(case_of(tmp_path, np.maximum(LABEL, 1)), CT, TWO)
+
+
+@pytest.mark.parametrize("label", [LABEL * 0, np.where(LABEL > 0, 9, 0).astype(np.uint8)])
+def test_a_case_without_a_voxel_of_a_foreground_class_is_refused(tmp_path, label):
+    with pytest.raises(InputError, match=r"l\.nii\.gz: the label map has no voxel of a foreground class"):
+        prepare_case(case_of(tmp_path, label), CT, TWO)
 
 
 def test_complex_voxels_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from geols_precompute import softlabel
 from geols_precompute.arrays import BoolArray, Float32Array, Int32Array, UInt8Array
 from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
-from geols_precompute.geodesic.checks import checked_image
+from geols_precompute.geodesic.checks import checked_image, checked_spacing
 from geols_precompute.maps.decay import DistanceStatistics, add_map, quantise
 from geols_precompute.maps.seeds import class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
@@ -109,7 +109,9 @@ def compute_maps(
     """
     recipe = recipe or Recipe()
     table = classes if isinstance(classes, ClassTable) else ClassTable.from_names(classes, ignore=recipe.ignore)
-    image_MZYX, shape = checked_image(image), image.shape[-3:]
+    image_MZYX, shape, spacing = checked_image(image), image.shape[-3:], checked_spacing(spacing)
+    if not isinstance(label, np.ndarray):
+        raise InputError(f"label is a {type(label).__name__}; it must be a NumPy array of whole numbers")
     if label.dtype.kind not in "iu" or label.shape != shape:
         raise InputError(f"label is {label.dtype} of shape {label.shape}; it must be whole numbers of shape {shape}")
     names = list(modalities) if modalities is not None else [f"modality {m}" for m in range(len(image_MZYX))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -147,7 +147,13 @@ class ClassTable(Sequence[ClassLabel]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> ClassLabel: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ClassLabel, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> ClassLabel | tuple[ClassLabel, ...]:
         return self.labels[index]
 
     def __iter__(self) -> Iterator[ClassLabel]:

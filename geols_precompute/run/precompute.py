@@ -20,7 +20,7 @@ def precompute(
     recipe: Recipe | None = None,
     out: str | os.PathLike[str] | None = None,
     name: str = "labels",
-    reuse: str | None = None,
+    reuse: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     part: str | None = None,
@@ -70,7 +70,7 @@ def precompute(
         recipe=recipe or Recipe(),
         out=out_path,
         name=name,
-        reuse=reuse,
+        reuse=os.fspath(reuse) if reuse is not None else None,
         part=part,
     )
     create_stores(plan)
