@@ -7,12 +7,12 @@ intensities: what differs between scanners and scans, of the image alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 
-Augment = Literal["paper", "flips", "none"]
+from geols_train.config import Augment
+
 _AXES = "zyx"
 
 
@@ -51,10 +51,12 @@ def vary_intensities(image_BMZYX: torch.Tensor, rngs: Sequence[np.random.Generat
         image_BMZYX: z-scores, float32.
         rngs: one for each case, so that a case does not depend on those beside it.
     """
-    return torch.stack([
-        torch.stack([_varied(modality_ZYX, rng) for modality_ZYX in image_MZYX])
-        for image_MZYX, rng in zip(image_BMZYX, rngs, strict=True)
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            torch.stack([_varied(modality_ZYX, rng) for modality_ZYX in image_MZYX])
+            for image_MZYX, rng in zip(image_BMZYX, rngs, strict=True)
+        ]
+    )
 
 
 def _varied(image_ZYX: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

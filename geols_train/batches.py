@@ -5,60 +5,51 @@ Shapes: B cases, M modalities, then z,y,x.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from functools import cache
+from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from geols_precompute.data.prepare import IGNORE_INDEX
-from geols_train.intensity import ZScore
+from geols_precompute.signals import ignore_stop_signals, kill_workers_at_exit
+from geols_train.config import Size
+from geols_train.data import CaseReader, StoredWindow, centre_box, random_box, stacked_z_scores, z_scores
+from geols_train.device import ONE_PROCESS, World
 
-
-@dataclass(frozen=True, kw_only=True)
-class StoredWindow:
-    """One window of one case as the stores hold it; arrays of NumPy, or tensors of a case that lies on a device.
-
-    Attributes:
-        case: id.
-        image: stored intensities [modality,z,y,x] int16, 0 in the padding.
-        label: class indices [z,y,x] uint8, 255 where ignored and in the padding.
-        maps: [channel,z,y,x] uint8, 0 in the padding; None if the method needs none.
-        present: [class] bool, whether the whole volume has the class.
-        inside: [axis,(start,stop)] of z, y and x: where in the window the volume lies.
-        zscore: that makes z-scores of the image.
-    """
-
-    case: str
-    image: Any
-    label: Any
-    maps: Any
-    present: npt.NDArray[np.bool_]
-    inside: npt.NDArray[np.int64]
-    zscore: ZScore
+#: A case id, and the key of the random place of its window.
+Index = tuple[str, tuple[int, ...]]
+#: Streams of random numbers that must not repeat each other.
+_ORDER, _PLACE = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Windows on the network's device as tensors [batch,...]: image float32, label and maps uint8, counted bool."""
+    """Windows on the network's device as tensors [batch,...].
+
+    Attributes:
+        cases: ids.
+        image: z-scores [b,m,z,y,x] float32.
+        label: class indices [b,z,y,x] uint8, 255 where a voxel does not count: ignored, or padding.
+        maps: as stored, [b,k,z,y,x] uint8; None if the method needs none.
+        present: [b,c] bool, whether a case's whole volume has the class.
+    """
 
     cases: tuple[str, ...]
     image: torch.Tensor
     label: torch.Tensor
-    counted: torch.Tensor
     maps: torch.Tensor | None
     present: torch.Tensor
 
     def spatial(self) -> list[torch.Tensor]:
-        """Return the tensors with the axes z,y,x: image, label, counted and, if there are any, maps."""
-        return [t for t in (self.image, self.label, self.counted, self.maps) if t is not None]
+        """Return the tensors with the axes z,y,x: image, label and, if there are any, maps."""
+        return [t for t in (self.image, self.label, self.maps) if t is not None]
 
     def with_spatial(self, tensors: Sequence[torch.Tensor]) -> Self:
         """Return the batch with these tensors, in the order of `spatial`."""
-        maps = tensors[3] if self.maps is not None else None
-        return replace(self, image=tensors[0], label=tensors[1], counted=tensors[2], maps=maps)
+        return replace(self, image=tensors[0], label=tensors[1], maps=tensors[2] if self.maps is not None else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +85,9 @@ class StoredBatch:
 
     def normalised(self, vary: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Batch:
         """Return the batch with z-scores, which `vary` may change; padding and outside a stripped skull they are 0."""
-        image_BMZYX = (self.image.float() - _spread(self.mean)).div_(_spread(self.std))
-        if vary is not None:
-            image_BMZYX = vary(image_BMZYX)
-        if self.empty is not None:
-            image_BMZYX.masked_fill_(self.image == _spread(self.empty), 0)
+        image_BMZYX = z_scores(self.image, self.mean, self.std, self.empty, vary)
         image_BMZYX.masked_fill_(~self.inside_BZYX()[:, None], 0)
-        return Batch(
-            cases=self.cases, image=image_BMZYX, label=self.label, counted=self.label != IGNORE_INDEX, maps=self.maps,
-            present=self.present,
-        )  # fmt: skip
+        return Batch(cases=self.cases, image=image_BMZYX, label=self.label, maps=self.maps, present=self.present)
 
     def inside_BZYX(self) -> torch.Tensor:
         """Which voxels of the windows are voxels of the volumes."""
@@ -127,11 +111,9 @@ def collate(windows: Sequence[StoredWindow]) -> StoredBatch:
     def stack(arrays: Sequence[Any]) -> torch.Tensor:
         return torch.stack([torch.as_tensor(array) for array in arrays])
 
-    first, scores = windows[0], [window.zscore for window in windows]
+    first = windows[0]
     device = first.image.device if isinstance(first.image, torch.Tensor) else None
-    empty = None
-    if any(place is not None for place in first.zscore.empty):
-        empty = torch.tensor([score.empty for score in scores], dtype=torch.int32, device=device)
+    mean, std, empty = stacked_z_scores([window.zscore for window in windows])
     return StoredBatch(
         cases=tuple(window.case for window in windows),
         image=stack([window.image for window in windows]),
@@ -139,12 +121,110 @@ def collate(windows: Sequence[StoredWindow]) -> StoredBatch:
         maps=None if first.maps is None else stack([window.maps for window in windows]),
         present=stack([window.present for window in windows]).to(device),
         inside=stack([window.inside for window in windows]).to(device),
-        mean=torch.tensor([score.mean for score in scores], dtype=torch.float32, device=device),
-        std=torch.tensor([score.std for score in scores], dtype=torch.float32, device=device),
-        empty=empty,
+        mean=mean.to(device),
+        std=std.to(device),
+        empty=None if empty is None else empty.to(device),
     )
 
 
-def _spread(tensor_BM: torch.Tensor) -> torch.Tensor:
-    """Give [batch,modality] the axes z,y,x."""
-    return tensor_BM[:, :, None, None, None]
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+class WindowDataset(Dataset[StoredWindow]):
+    """Windows of training cases. An index is (case id, key): the key alone decides where a random window lies."""
+
+    def __init__(self, reader: CaseReader, size: Size, *, place: Literal["centre", "random"]) -> None:
+        self.reader, self.size, self.place = reader, size, place
+
+    def __getitem__(self, index: Index) -> StoredWindow:
+        """Return the window of a case."""
+        case, key = index
+        shape_ZYX = self.reader.shape(case)
+        if self.place == "centre":
+            return self.reader.window(case, centre_box(shape_ZYX, self.size))
+        return self.reader.window(case, random_box(shape_ZYX, self.size, np.random.default_rng(key)))
+
+
+class EpochBatches:
+    """The batches of an epoch, by seed and epoch alone, so that a run resumes in the middle of one.
+
+    Each case comes once an epoch, in a new order; the last batch may be smaller. Set `epoch` and `skip` (batches that
+    are done already) before iterating.
+
+    Of a batch, each process has its shard. Where the last batch has too few cases for that, a process without a case
+    still goes through one of them, as all must take every step, and counts none of it.
+    """
+
+    def __init__(self, cases: Sequence[str], batch_size: int, seed: int, world: World = ONE_PROCESS) -> None:
+        self.cases, self.batch_size, self.seed, self.world = tuple(cases), batch_size, seed, world
+        self.epoch = self.skip = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.cases) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(self.cases))
+        items: list[Index] = [(self.cases[i], (self.seed, _PLACE, self.epoch, int(i))) for i in order]
+        for start in range(self.skip * self.batch_size, len(items), self.batch_size):
+            batch = items[start : start + self.batch_size]
+            yield self.world.shard(batch) or batch[:1]
+
+    def has_cases(self, batch: int) -> bool:
+        """Whether this process has cases of its own in a batch of the epoch."""
+        return self.world.rank < len(self.cases) - batch * self.batch_size
+
+
+def make_loader(
+    dataset: WindowDataset, batches: EpochBatches, *, workers: int, pin: bool = False, start_method: str | None = None
+) -> DataLoader[StoredWindow]:
+    """Return a DataLoader whose batches are the same for every number of workers and every start method."""
+    if workers:
+        kill_workers_at_exit()
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        multiprocessing_context=start_method if workers else None,
+        # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop
+        worker_init_fn=ignore_stop_signals,
+    )
+
+
+def on_device(batches: Iterable[StoredBatch], device: torch.device) -> Iterator[StoredBatch]:
+    """Yield the batches on a device. For CUDA each is copied, on a stream of its own, before the last one is given.
+
+    Batches in pinned memory (a DataLoader with `pin_memory`) are copied without a wait.
+    """
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copies = _copy_stream(device)
+    ahead: StoredBatch | None = None
+    for batch in batches:
+        # what lies on the device already was cut there by work that is queued, not done
+        copies.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(copies):
+            moved = batch.to(device)
+        if ahead is not None:
+            yield ahead
+        # only now: the work on the batch before is queued, and need not wait for this copy
+        ahead = _given_to_stream(moved, copies, torch.cuda.current_stream(device))
+    if ahead is not None:
+        yield ahead
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a device that copies; memory that was freed on a stream serves that stream only."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _given_to_stream(batch: StoredBatch, copies: torch.cuda.Stream, stream: torch.cuda.Stream) -> StoredBatch:
+    """Have a stream wait for the copy, and keep the memory until the stream is done with it."""
+    stream.wait_stream(copies)
+    for tensor in batch.tensors():
+        tensor.record_stream(stream)
+    return batch

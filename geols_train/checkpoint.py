@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any, Self
 
 import torch
 
+from geols_precompute.atomic import new_file
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe.parameters import ClassLabel, Preprocessing
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import Preprocessing, preprocessing_json
+from geols_train.config import Size
 from geols_train.unet import UNet3D
-from geols_train.windows import Size
 
 VERSION = 1
 
@@ -33,7 +34,7 @@ class NetworkSpec:
     """
 
     features: tuple[int, ...]
-    classes: tuple[ClassLabel, ...]
+    classes: ClassTable
     preprocessing: Preprocessing
     skull_stripped: bool
     window: Size
@@ -48,8 +49,8 @@ class NetworkSpec:
         """Return the document that a checkpoint keeps."""
         return {
             "features": list(self.features),
-            "classes": [{"value": label.value, "name": label.name} for label in self.classes],
-            "preprocessing": self.preprocessing.as_json(),
+            "classes": self.classes.as_json(),
+            "preprocessing": preprocessing_json(self.preprocessing, self.classes),
             "skull_stripped": self.skull_stripped,
             "window": list(self.window),
             "overlap": self.overlap,
@@ -60,10 +61,11 @@ class NetworkSpec:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Return the specification of a checkpoint."""
         z, y, x = document["window"]
+        preprocessing = document["preprocessing"]
         return cls(
             features=tuple(document["features"]),
-            classes=tuple(ClassLabel(value=c["value"], name=c["name"]) for c in document["classes"]),
-            preprocessing=Preprocessing.from_json(document["preprocessing"]),
+            classes=ClassTable.from_json(document["classes"], ignore=preprocessing["ignore"]),
+            preprocessing=Preprocessing.from_json(preprocessing),
             skull_stripped=document["skull_stripped"],
             window=(z, y, x),
             overlap=document["overlap"],
@@ -73,12 +75,8 @@ class NetworkSpec:
 
 def save_checkpoint(path: Path, spec: NetworkSpec, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values beside the specification; a crash leaves the file that was there before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with new_file(path) as temporary, temporary.open("wb") as file:
         torch.save({"version": VERSION, "spec": spec.as_json(), **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: Path, device: torch.device | None = None) -> tuple[NetworkSpec, dict[str, Any]]:

@@ -1,118 +1,218 @@
-"""Configuration: one frozen dataclass from defaults, a TOML file and flags, saved with the run."""
+"""Configuration: every setting of a training, written once; flags, help, checks and TOML are made from it."""
 
 from __future__ import annotations
 
 import json
 import math
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from geols_precompute.errors import RecipeError
-from geols_precompute.softlabel import Method, Normalize
-from geols_train.augment import Augment
-from geols_train.hardware import Precision
-from geols_train.unet import PAPER_FEATURES, require_size
-from geols_train.windows import Size
+from geols_precompute.softlabel import MethodName, Normalize
 
-Schedule = Literal["constant", "poly"]
-Extent = Literal["whole", "crop"]
+Augment = Literal["paper", "flips", "none"]
 Cache = Literal["none", "ram", "device"]
+Extent = Literal["whole", "crop"]
+Precision = Literal["auto", "bf16", "float32"]
+Schedule = Literal["constant", "poly"]
+#: Voxels along z, y and x.
+Size = tuple[int, int, int]
+#: Six levels: 16,508,340 parameters for 4 input modalities and 4 classes.
+PAPER_FEATURES = (16, 32, 64, 128, 256, 512)
+
+# --- kinds of values --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What values a setting takes.
+
+    Attributes:
+        flag: how a flag reads them: a type, `counts` for N,N,..., `size` for three numbers, or the words there are.
+        valid: whether a value is allowed.
+        expected: what is, in words.
+        convert: from what a TOML file has.
+    """
+
+    flag: type | Literal["counts", "size"] | tuple[str, ...]
+    valid: Callable[[Any], bool]
+    expected: str
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_counts(values: Sequence[Any]) -> bool:
+    return all(_is_whole(n) and n >= 1 for n in values)
+
+
+def _choice(literal: Any) -> Kind:
+    words = get_args(literal)
+    return Kind(flag=words, valid=lambda v: v in words, expected=f"one of {', '.join(words)}")
+
+
+_SHARE = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v <= 1, expected="in [0, 1]")
+_OVERLAP = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v < 1, expected="from 0 to below 1")
+_POSITIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v > 0, expected="a positive number")
+_NOT_NEGATIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v >= 0, expected="a number of at least 0")
+_COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a count of at least 1")
+_SEED = Kind(flag=int, valid=_is_whole, expected="a whole number of at least 0")
+_PROCESSES = Kind(flag=int, valid=lambda v: v is None or _is_whole(v), expected="a count of processes")
+_TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v), expected="a text")
+_AXES = Kind(
+    flag=str, valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), expected="some of z, y and x"
+)
+_SWITCH = Kind(flag=bool, valid=lambda v: isinstance(v, bool), expected="true or false")
+_FOLDER = Kind(flag=Path, valid=lambda v: isinstance(v, Path), expected="a folder", convert=Path)
+_FEATURES = Kind(
+    flag="counts", valid=lambda v: bool(v) and _are_counts(v), expected="channel counts of at least 1", convert=tuple
+)
+_SIZE = Kind(
+    flag="size",
+    valid=lambda v: v is None or (len(v) == 3 and _are_counts(v)),
+    expected="three voxel counts (z, y, x) of at least 1",
+    convert=lambda v: v if v is None else tuple(v),
+)
+_SPLIT = Kind(
+    flag=str,
+    valid=_TEXT.valid,
+    expected=_TEXT.expected,
+    convert=lambda v: ",".join(map(str, v)) if isinstance(v, list) else v,
+)
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is said of a setting, beside its name, type and default: the metadata of a field of `TrainConfig`.
+
+    Attributes:
+        kind: what values it takes.
+        heading: under which `--help` lists it; empty if it has no flag.
+        help: a sentence for `--help`.
+        shown: the default in words; by default the value itself.
+        may_change: whether a run may be resumed with another value, because that changes none of its numbers.
+    """
+
+    kind: Kind
+    heading: str
+    help: str
+    shown: str
+    may_change: bool
+
+
+def option(
+    default: Any,
+    kind: Kind,
+    heading: str,
+    text: str,
+    *,
+    shown: str | None = None,
+    may_change: bool = False,
+) -> Any:
+    """Return the field of a setting, whose help is `text`; see `Option`."""
+    shown = _as_text(default) if shown is None else shown
+    said = Option(kind=kind, heading=heading, help=text, shown=shown, may_change=may_change)
+    return field(default=default, metadata={"option": said})
+
+
+def _as_text(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+_METHOD, _DATA, _OPTIMISATION, _NETWORK = "Method", "Data and split", "Optimisation", "Network and size"
+_AUGMENTATION, _EVALUATION, _HARDWARE, OUTPUT = "Augmentation", "Evaluation", "Where it runs", "Output"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a run does; the defaults are the paper's where it states them.
+    """What a run does; the defaults are the paper's where it states them. `geols-train --help` lists every setting.
 
-    Attributes:
-        data: data folder, or the folder of the stores itself.
-        labels: name of a label store beside the volumes, or the path of one.
-        method: geols, ce (cross-entropy), ls (label smoothing), fl (focal loss) or svls.
-        alpha: share of the smooth term, 0 to 1; of geols and ls.
-        normalize: sum (g divided by its sum over classes, the paper) or none (the published code); of geols.
-        focal_gamma: γ of fl; 3 in the authors' code, 2 in the original.
-        dice_weight: weight of a Dice term beside the loss; 0 leaves it out.
-        epochs: passes over the training cases.
-        batch_size: windows per batch.
-        accumulate: batches per step of the optimiser, whose gradients are averaged: a larger batch in the same memory.
-        lr: learning rate of Adam at the start.
-        weight_decay: of Adam.
-        schedule: constant, or poly: lr · (1 - step / steps)^0.9.
-        crop: (z,y,x) voxels of the centre crop that is trained on; None takes the recipe's, else the median size.
-        window: (z,y,x) voxels of random windows, in place of the centre crop.
-        features: channels per level of the U-Net.
-        augment: paper (transpose and flip, whole batches), flips, or none.
-        flip_axes: of augment = flips: which of z, y and x may be flipped.
-        intensity: also vary noise, brightness, contrast and gamma of the images, as nnU-Net does.
-        split: TRAIN,VALIDATION,TEST as counts or fractions, a split.json, or nnU-Net's splits_final.json[:FOLD].
-        split_seed: of a drawn split; it does not change with random_seed.
-        repeats: trainings with random_seed, random_seed + 1, ...; the summary gives mean and standard deviation.
-        random_seed: of the weights, the order, the windows and the augmentation.
-        eval: whole (overlapping windows over whole volumes) or crop (the centre crop only, the paper's way).
-        overlap: share of a window that its neighbour covers too, from 0 to below 1.
-        cache: where training cases are kept decoded: in ram, on the device, or (none) read every time.
-        workers: processes that load batches; None is 4 for an accelerator and 0 (this process) for a CPU.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto (bf16 autocast where the hardware has it), bf16 or float32.
-        compile: run the network through torch.compile in training.
-        channels_last: keep the channels of a voxel together in memory, to try on a GPU together with `compile`.
-        tensorboard: also write TensorBoard files.
-        profile: print where the time of the steps went; measuring makes an accelerator wait.
+    Raises:
+        RecipeError: a value is out of range; the message names its flag.
     """
 
-    data: Path = Path("data")
-    labels: str = "labels"
-    method: Method = "geols"
-    alpha: float = 0.1
-    normalize: Normalize = "sum"
-    focal_gamma: float = 3.0
-    dice_weight: float = 0.0
-    epochs: int = 200
-    batch_size: int = 4
-    accumulate: int = 1
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    schedule: Schedule = "constant"
-    crop: Size | None = None
-    window: Size | None = None
-    features: tuple[int, ...] = PAPER_FEATURES
-    augment: Augment = "paper"
-    flip_axes: str = "zyx"
-    intensity: bool = False
-    split: str = "0.7,0.1,0.2"
-    split_seed: int = 0
-    repeats: int = 1
-    random_seed: int = 0
-    eval: Extent = "whole"
-    overlap: float = 0.5
-    cache: Cache = "none"
-    workers: int | None = None
-    device: str = "auto"
-    precision: Precision = "auto"
-    compile: bool = False
-    channels_last: bool = False
-    tensorboard: bool = False
-    profile: bool = False
+    data: Path = option(
+        Path("data"), _FOLDER, "", "The data folder, or the folder of the stores itself.", may_change=True
+    )
+
+    method: MethodName = option("geols", _choice(MethodName), _METHOD, "Target and loss.")
+    alpha: float = option(0.1, _SHARE, _METHOD, "Share of the smooth term, 0 to 1 (geols, ls).")
+    normalize: Normalize = option("sum", _choice(Normalize), _METHOD, "Of the maps over the classes.")
+    focal_gamma: float = option(3.0, _NOT_NEGATIVE, _METHOD, "γ of fl, no unit; 3 is its authors', 2 the original.")
+    dice_weight: float = option(0.0, _NOT_NEGATIVE, _METHOD, "Weight of a Dice term for soft targets.")
+
+    labels: str = option("labels", _TEXT, _DATA, "Label store beside the volumes, by name, or by path.")
+    split: str = option(
+        "0.7,0.1,0.2", _SPLIT, _DATA, "TRAIN,VALIDATION,TEST in cases or fractions, or a file: split.json or nnU-Net's."
+    )
+    split_seed: int = option(0, _SEED, _DATA, "Of a drawn split.")
+
+    epochs: int = option(200, _COUNT, _OPTIMISATION, "Passes over the training cases.")
+    batch_size: int = option(4, _COUNT, _OPTIMISATION, "Windows per batch, of all processes together.")
+    accumulate: int = option(1, _COUNT, _OPTIMISATION, "Batches per step of the optimiser; gradients are averaged.")
+    lr: float = option(1e-4, _POSITIVE, _OPTIMISATION, "Learning rate of Adam at the start.")
+    weight_decay: float = option(1e-4, _NOT_NEGATIVE, _OPTIMISATION, "Of Adam.")
+    schedule: Schedule = option(
+        "constant", _choice(Schedule), _OPTIMISATION, "Of the learning rate; poly ends at 0, by a power of 0.9."
+    )
+    repeats: int = option(1, _COUNT, _OPTIMISATION, "Trainings with different seeds, for mean ± std.")
+    random_seed: int = option(0, _SEED, _OPTIMISATION, "Of weights, order, windows and augmentation.")
+
+    features: tuple[int, ...] = option(PAPER_FEATURES, _FEATURES, _NETWORK, "Channels per level.")
+    crop: Size | None = option(None, _SIZE, _NETWORK, "Centre crop in voxels.", shown="the recipe's, or median size")
+    window: Size | None = option(
+        None, _SIZE, _NETWORK, "Random windows in voxels, in place of the centre crop.", shown="none"
+    )
+
+    augment: Augment = option(
+        "paper", _choice(Augment), _AUGMENTATION, "paper transposes and flips half of the batches."
+    )
+    flip_axes: str = option("zyx", _AXES, _AUGMENTATION, "Of --augment flips: some of z, y and x.")
+    intensity: bool = option(False, _SWITCH, _AUGMENTATION, "Also vary noise, brightness, contrast and gamma.")
+
+    eval: Extent = option("whole", _choice(Extent), _EVALUATION, "What is evaluated of a volume.")
+    overlap: float = option(0.5, _OVERLAP, _EVALUATION, "Share of a window that its neighbour has too, 0 to below 1.")
+
+    device: str = option("auto", _TEXT, _HARDWARE, "auto, cpu, cuda, cuda:N or mps.", may_change=True)
+    precision: Precision = option("auto", _choice(Precision), _HARDWARE, "auto is bf16 where the hardware has it.")
+    workers: int | None = option(
+        None, _PROCESSES, _HARDWARE, "Processes that load batches.", shown="4, or 0 on a CPU", may_change=True
+    )
+    cache: Cache = option("none", _choice(Cache), _HARDWARE, "Where to keep training cases.", may_change=True)
+    compile: bool = option(False, _SWITCH, _HARDWARE, "Run the network through torch.compile.", may_change=True)
+    channels_last: bool = option(
+        False,
+        _SWITCH,
+        _HARDWARE,
+        "The memory format of the network, to try on a GPU together with --compile.",
+        may_change=True,
+    )
+
+    tensorboard: bool = option(False, _SWITCH, OUTPUT, "Also write TensorBoard files.", may_change=True)
+    profile: bool = option(False, _SWITCH, OUTPUT, "Print where the time of the steps went.", may_change=True)
 
     def __post_init__(self) -> None:
-        for names, valid, expected in _RULES:
-            for name in names.split():
-                if not valid(value := getattr(self, name)):
-                    raise RecipeError(f"--{name.replace('_', '-')} must be {expected}, got {value!r}")
+        for name, said in options().items():
+            if not said.kind.valid(value := getattr(self, name)):
+                raise RecipeError(f"--{name.replace('_', '-')} must be {said.kind.expected}, got {value!r}")
         for name in ("crop", "window"):
             if size := getattr(self, name):
                 require_size(size, self.features, f"--{name}")
         if self.crop and self.window:
             raise RecipeError("--crop is a fixed centre crop and --window a random place: give one of them")
-
-    @property
-    def run_name(self) -> str:
-        """A folder name that says what sets a run apart, for example `labels-geols-0.1`."""
-        stem = Path(self.labels).name.removesuffix(".zip").removesuffix(".zarr")
-        parts = [stem] if self.method == "geols" else []
-        return "-".join([*parts, self.method, *([f"{self.alpha:g}"] if self.method in ("geols", "ls") else [])])
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -121,17 +221,28 @@ class TrainConfig:
         Raises:
             RecipeError: an unknown key, or a value of a wrong type or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := set(values) - known:
-            raise RecipeError(f"unknown setting {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-        return cls(**{name: _converted(name, value) for name, value in values.items()})
+        known = options()
+        if unknown := set(values) - set(known):
+            raise RecipeError(f"unknown setting {min(unknown)!r}; known: {', '.join(sorted(known))}")
+        converted = {}
+        for name, value in values.items():
+            try:
+                converted[name] = known[name].kind.convert(value)
+            except TypeError as error:
+                raise RecipeError(f"{name} is {value!r}, which is of a wrong type") from error
+        return cls(**converted)
 
     def to_toml(self) -> str:
         """Return the configuration as TOML; what is None is left out."""
-        values = {name: str(value) if name == "data" else value for name, value in asdict(self).items()}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         return "".join(
             f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items() if value is not None
         )
+
+
+def options() -> dict[str, Option]:
+    """Return what is said of each setting, by name."""
+    return {f.name: f.metadata["option"] for f in fields(TrainConfig)}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -148,58 +259,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
 
 
-def _converted(name: str, value: Any) -> Any:
-    try:
-        if name == "data":
-            return Path(value)
-        if name in ("crop", "window", "features") and value is not None:
-            return tuple(value)
-    except TypeError as error:
-        raise RecipeError(f"{name} is {value!r}, which is of a wrong type") from error
-    if name == "split" and isinstance(value, list):
-        return ",".join(map(str, value))
-    return value
+def smallest_size(features: Sequence[int]) -> int:
+    """Return how many voxels per axis a network with these levels needs: each level below the first halves them."""
+    return int(2 ** (len(features) - 1))
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def require_size(size_ZYX: Sequence[int], features: Sequence[int], what: str) -> None:
+    """Refuse a crop or window that would vanish on the way down.
 
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _size(value: Any) -> bool:
-    return value is None or (len(value) == 3 and all(_whole(n) and n for n in value))
-
-
-_Rule = tuple[str, Callable[[Any], bool], str]
-
-
-def _choice(name: str, kind: Any) -> _Rule:
-    allowed = get_args(kind)
-    return name, lambda value: value in allowed, f"one of {', '.join(allowed)}"
-
-
-#: Names of settings, what is valid, and how to say so.
-_RULES: tuple[_Rule, ...] = (
-    _choice("method", Method),
-    _choice("normalize", Normalize),
-    _choice("augment", Augment),
-    _choice("schedule", Schedule),
-    _choice("eval", Extent),
-    _choice("cache", Cache),
-    _choice("precision", Precision),
-    ("alpha", lambda v: _finite(v) and 0 <= v <= 1, "in [0, 1]"),
-    ("lr", lambda v: _finite(v) and v > 0, "a positive number"),
-    ("focal_gamma dice_weight weight_decay", lambda v: _finite(v) and v >= 0, "a number of at least 0"),
-    ("overlap", lambda v: _finite(v) and 0 <= v < 1, "from 0 to below 1"),
-    ("epochs batch_size accumulate repeats", lambda v: _whole(v) and v >= 1, "a count of at least 1"),
-    ("split_seed random_seed", _whole, "a whole number of at least 0"),
-    ("workers", lambda v: v is None or _whole(v), "a count of processes"),
-    ("features", lambda v: bool(v) and all(_whole(n) and n for n in v), "channel counts of at least 1"),
-    ("crop window", _size, "three voxel counts (z, y, x) of at least 1"),
-    ("flip_axes", lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), "some of z, y and x"),
-    ("labels split device", lambda v: isinstance(v, str) and bool(v), "a text"),
-    ("intensity compile channels_last tensorboard profile", lambda v: isinstance(v, bool), "true or false"),
-)
+    Raises:
+        RecipeError: an axis is shorter than 2^(levels - 1).
+    """
+    if min(size_ZYX) < (least := smallest_size(features)):
+        raise RecipeError(
+            f"{what} {' '.join(map(str, size_ZYX))} is too small: {len(features)} levels (--features) need at least "
+            f"{least} voxels per axis; take a larger one, or fewer --features"
+        )

@@ -1,31 +1,186 @@
-"""Data: windows of cases from the two stores, in an order that is the same whatever loads them."""
+"""Data: windows of cases out of the stores, as stored or with z-scores, and the maps of a store on their own."""
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Self, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from geols_precompute.data.prepare import IGNORE_INDEX
-from geols_precompute.store.shard import Window
-from geols_train.batches import StoredWindow, collate
-from geols_train.distributed import ALONE, World
-from geols_train.intensity import ZScore, zscore
+from geols_precompute.arrays import BoolArray, Float32Array, Int16Array, Int64Array, UInt8Array, Window
+from geols_precompute.recipe.classes import IGNORE_INDEX
+from geols_precompute.store.reader import LabelStore
+from geols_train.config import Size
 from geols_train.stores import Stores
-from geols_train.windows import Box, Size, centre_box, random_box
 
-#: A case id, and the key of the random place of its window.
-Index = tuple[str, tuple[int, ...]]
-#: Streams of random numbers that must not repeat each other.
-_ORDER, _PLACE = 0, 1
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A box of `size` voxels (z,y,x) whose first voxel is `start`; it may reach beyond the volume."""
+
+    start: Size
+    size: Size
+
+    def inside(self, shape_ZYX: Sequence[int]) -> Window:
+        """Return the slices of the volume that the box covers."""
+        z, y, x = (
+            slice(max(0, start), min(n, start + size))
+            for start, size, n in zip(self.start, self.size, shape_ZYX, strict=True)
+        )
+        return z, y, x
+
+    def placed(self, shape_ZYX: Sequence[int]) -> Window:
+        """Return the slices of the box that the volume fills; the rest of the box is padding."""
+        z, y, x = (
+            slice(max(0, -start), min(size, n - start))
+            for start, size, n in zip(self.start, self.size, shape_ZYX, strict=True)
+        )
+        return z, y, x
+
+
+def whole_box(shape_ZYX: Sequence[int]) -> Box:
+    """Return the box that is the volume."""
+    z, y, x = shape_ZYX
+    return Box(start=(0, 0, 0), size=(z, y, x))
+
+
+def centre_box(shape_ZYX: Sequence[int], size: Size) -> Box:
+    """Return the box in the middle of a volume: a centre crop, or a centred pad where the volume is smaller."""
+    z, y, x = ((n - s) // 2 for n, s in zip(shape_ZYX, size, strict=True))
+    return Box(start=(z, y, x), size=size)
+
+
+def random_box(shape_ZYX: Sequence[int], size: Size, rng: np.random.Generator) -> Box:
+    """Return a box at a uniformly drawn place inside the volume, centred along axes where the volume is smaller."""
+    z, y, x = (int(rng.integers(n - s + 1)) if n > s else (n - s) // 2 for n, s in zip(shape_ZYX, size, strict=True))
+    return Box(start=(z, y, x), size=size)
+
+
+def covering_boxes(shape_ZYX: Sequence[int], size: Size, *, overlap: float) -> list[Box]:
+    """Return boxes that cover a volume, neighbours sharing at least `overlap` (0 to below 1) of their size."""
+    axes = (_starts(n, s, overlap) for n, s in zip(shape_ZYX, size, strict=True))
+    return [Box(start=(z, y, x), size=size) for z, y, x in itertools.product(*axes)]
+
+
+def _starts(n: int, size: int, overlap: float) -> list[int]:
+    if n <= size:
+        return [(n - size) // 2]
+    steps = int(np.ceil((n - size) / max(1.0, size * (1 - overlap))))
+    return [round(i * (n - size) / steps) for i in range(steps + 1)]
+
+
+# --- z-scores ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZScore:
+    """How one case's stored int16 intensities become z-scores; measured on the whole case.
+
+    A z-score does not change with a scale and an offset, so it is taken from the stored numbers as they are.
+
+    Attributes:
+        mean: per modality, in stored units.
+        std: per modality, in stored units; 1 where the modality is constant.
+        empty: per modality, the stored number of intensity 0, where only non-zero voxels count; else None.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    empty: tuple[int, ...] | None = None
+
+    @classmethod
+    def measure(
+        cls, stored_MZYX: Int16Array, scale: Sequence[float], offset: Sequence[float], *, skull_stripped: bool
+    ) -> Self:
+        """Measure a whole prepared volume: mean and standard deviation of all voxels, or of the non-zero ones.
+
+        Args:
+            stored_MZYX: int16 [modality,z,y,x].
+            scale: per modality; intensity = stored · scale + offset.
+            offset: per modality.
+            skull_stripped: leave out the voxels of intensity 0.
+        """
+        if not skull_stripped:
+            means, stds = zip(*map(_mean_std, stored_MZYX), strict=True)
+            return cls(mean=means, std=stds)
+        empty = tuple(round(-float(o) / float(s)) for s, o in zip(scale, offset, strict=True))
+        moments = [_mean_std(modality[modality != e]) for modality, e in zip(stored_MZYX, empty, strict=True)]
+        means, stds = zip(*moments, strict=True)
+        return cls(mean=means, std=stds, empty=empty)
+
+    def apply(self, stored_MZYX: Int16Array) -> Float32Array:
+        """Return z-scores [modality,z,y,x] float32; see `z_scores`."""
+        mean_BM, std_BM, empty_BM = stacked_z_scores([self])
+        image: Float32Array = z_scores(torch.from_numpy(stored_MZYX)[None], mean_BM, std_BM, empty_BM)[0].numpy()
+        return image
+
+
+def stacked_z_scores(scores: Sequence[ZScore]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return (mean float32, std float32, empty int32 or None), each [case,modality]."""
+    empties = [score.empty for score in scores if score.empty is not None]
+    return (
+        torch.tensor([score.mean for score in scores], dtype=torch.float32),
+        torch.tensor([score.std for score in scores], dtype=torch.float32),
+        torch.tensor(empties, dtype=torch.int32) if empties else None,
+    )
+
+
+def z_scores(
+    stored_BMZYX: torch.Tensor,
+    mean_BM: torch.Tensor,
+    std_BM: torch.Tensor,
+    empty_BM: torch.Tensor | None,
+    vary: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Return z-scores [b,m,z,y,x] float32 of stored intensities, in training and in prediction.
+
+    `vary` may change them; after that, voxels outside a stripped skull (`empty_BM`) are 0.
+    """
+    mean, std = mean_BM[:, :, None, None, None], std_BM[:, :, None, None, None]
+    image_BMZYX = (stored_BMZYX.float() - mean).div_(std)
+    if vary is not None:
+        image_BMZYX = vary(image_BMZYX)
+    if empty_BM is not None:
+        image_BMZYX.masked_fill_(stored_BMZYX == empty_BM[:, :, None, None, None], 0)
+    return image_BMZYX
+
+
+def _mean_std(values: Int16Array) -> tuple[float, float]:
+    if values.size == 0:
+        return 0.0, 1.0
+    return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)) or 1.0
+
+
+# --- cases of both stores ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredWindow:
+    """One window of one case as the stores hold it; arrays of NumPy, or tensors of a case that lies on a device.
+
+    Attributes:
+        case: id.
+        image: stored intensities [modality,z,y,x] int16, 0 in the padding.
+        label: class indices [z,y,x] uint8, 255 where ignored and in the padding.
+        maps: [channel,z,y,x] uint8, 0 in the padding; None if the method needs none.
+        present: [class] bool, whether the whole volume has the class.
+        inside: [axis,(start,stop)] of z, y and x: where in the window the volume lies.
+        zscore: that makes z-scores of the image.
+    """
+
+    case: str
+    image: Any
+    label: Any
+    maps: Any
+    present: BoolArray
+    inside: Int64Array
+    zscore: ZScore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +195,9 @@ class Sample:
     """
 
     case: str
-    image: npt.NDArray[np.float32]
-    label: npt.NDArray[np.uint8]
-    counted: npt.NDArray[np.bool_]
+    image: Float32Array
+    label: UInt8Array
+    counted: BoolArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +226,20 @@ class CaseReader:
         Raises:
             StoreError: the case is missing or damaged.
         """
-        shape_ZYX = self.shape(case)
-        inside, placed = box.inside(shape_ZYX), box.placed(shape_ZYX)
+        inside, placed = box.inside(self.shape(case)), box.placed(self.shape(case))
         if case in self.cache:
             image, label, maps = (a if a is None else a[(..., *inside)] for a in self.cache[case])
         else:
             image, label, maps = self._arrays(case, inside)
         return StoredWindow(
-            case=case, image=_padded(image, placed, box.size, 0), label=_padded(label, placed, box.size, IGNORE_INDEX),
-            maps=None if maps is None else _padded(maps, placed, box.size, 0), present=self._present(case),
-            inside=np.array([(s.start, s.stop) for s in placed]), zscore=self.zscores[case],
-        )  # fmt: skip
+            case=case,
+            image=_padded(image, placed, box.size, 0),
+            label=_padded(label, placed, box.size, IGNORE_INDEX),
+            maps=None if maps is None else _padded(maps, placed, box.size, 0),
+            present=self._present(case),
+            inside=np.array([(s.start, s.stop) for s in placed]),
+            zscore=self.zscores[case],
+        )
 
     def read(self, case: str, box: Box) -> Sample:
         """Return the voxels of a box, padded and normalised.
@@ -89,10 +247,15 @@ class CaseReader:
         Raises:
             StoreError: the case is missing or damaged.
         """
-        stored = collate([replace(self, maps_needed=False, cache={}).window(case, box)])
-        batch = stored.normalised()
-        label = batch.label[0].masked_fill(~stored.inside_BZYX()[0], 0)
-        return Sample(case=case, image=batch.image[0].numpy(), label=label.numpy(), counted=batch.counted[0].numpy())
+        inside, placed = box.inside(self.shape(case)), box.placed(self.shape(case))
+        image = self.zscores[case].apply(self.stores.volumes.image(case, inside))
+        label = self.stores.volumes.label(case, inside)
+        return Sample(
+            case=case,
+            image=_padded(image, placed, box.size, 0),
+            label=_padded(label, placed, box.size, 0),
+            counted=_padded(label != IGNORE_INDEX, placed, box.size, False),
+        )
 
     def cached(self, cases: Sequence[str], device: torch.device | None = None) -> CaseReader:
         """Return a reader that holds `cases` whole: in memory, which forked workers share, or on a device."""
@@ -113,94 +276,23 @@ class CaseReader:
         assert stored is not None
         self._present(case)
         scale, offset = self.stores.volumes.scale_offset(case)
-        return zscore(stored, scale, offset, skull_stripped=self.stores.hints.skull_stripped)
+        skull_stripped = self.stores.hints.skull_stripped
+        return ZScore.measure(stored, scale.tolist(), offset.tolist(), skull_stripped=skull_stripped)
 
     def store_digests(self) -> dict[str, str]:
         """Return the digests of the stores that are read."""
         digests = {"volumes": self.stores.volumes.digest}
         return digests | ({"labels": self.stores.labels.digest} if self.stores.labels and self.maps_needed else {})
 
-    def _arrays(self, case: str, window: Window | None) -> tuple[npt.NDArray[Any] | None, ...]:
+    def _arrays(self, case: str, window: Window | None) -> tuple[np.ndarray | None, ...]:
         volumes, labels = self.stores.volumes, self.stores.labels
         maps = labels.maps(case, window) if self.maps_needed and labels is not None else None
         return volumes.image(case, window), volumes.label(case, window), maps
 
-    def _present(self, case: str) -> npt.NDArray[np.bool_]:
-        present = np.zeros(len(self.stores.classes), bool)
+    def _present(self, case: str) -> BoolArray:
         if self.maps_needed and self.stores.labels is not None:
-            present[list(self.stores.labels.present(case))] = True
-        return present
-
-
-class WindowDataset(Dataset[StoredWindow]):
-    """Windows of training cases. An index is (case id, key): the key alone decides where a random window lies."""
-
-    def __init__(self, reader: CaseReader, size: Size, *, place: Literal["centre", "random"]) -> None:
-        self.reader, self.size, self.place = reader, size, place
-
-    def __getitem__(self, index: Index) -> StoredWindow:
-        """Return the window of a case."""
-        case, key = index
-        shape_ZYX = self.reader.shape(case)
-        if self.place == "centre":
-            return self.reader.window(case, centre_box(shape_ZYX, self.size))
-        return self.reader.window(case, random_box(shape_ZYX, self.size, np.random.default_rng(key)))
-
-
-class EpochBatches:
-    """The batches of an epoch, by seed and epoch alone, so that a run resumes in the middle of one.
-
-    Each case comes once an epoch, in a new order; the last batch may be smaller. Set `epoch` and `skip` (batches that
-    are done already) before iterating.
-
-    Of a batch, each process of a world has the cases that are dealt to it. Where the last batch has too few cases for
-    that, a process without a share still goes through one of them, as all must take every step, and counts none of it.
-    """
-
-    def __init__(self, cases: Sequence[str], batch_size: int, seed: int, world: World = ALONE) -> None:
-        self.cases, self.batch_size, self.seed, self.world = tuple(cases), batch_size, seed, world
-        self.epoch = self.skip = 0
-
-    def __len__(self) -> int:
-        return -(-len(self.cases) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Index]]:
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(len(self.cases))
-        items: list[Index] = [(self.cases[i], (self.seed, _PLACE, self.epoch, int(i))) for i in order]
-        for start in range(self.skip * self.batch_size, len(items), self.batch_size):
-            batch = items[start : start + self.batch_size]
-            yield self.world.deal(batch) or batch[:1]
-
-    def has_share(self, batch: int) -> bool:
-        """Whether this process has cases of its own in a batch of the epoch."""
-        return self.world.rank < len(self.cases) - batch * self.batch_size
-
-
-def make_loader(
-    dataset: WindowDataset, batches: EpochBatches, *, workers: int, pin: bool = False, start_method: str | None = None
-) -> DataLoader[StoredWindow]:
-    """Return a DataLoader whose batches are the same for every number of workers and every start method."""
-    if workers:
-        atexit.register(_end_workers)
-    return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin,
-        persistent_workers=workers > 0, multiprocessing_context=start_method if workers else None,
-        worker_init_fn=_start_worker,
-    )  # fmt: skip
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop, and tells its workers
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _end_workers() -> None:
-    # at the end of the process multiprocessing would ask them by SIGTERM, which they ignore, and wait for ever
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # to torch their death would be an error
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+            return _present_classes(self.stores.labels, case)
+        return np.zeros(len(self.stores.classes), bool)
 
 
 def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:
@@ -212,3 +304,70 @@ def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:
     z, y, x = placed
     result[..., z, y, x] = array
     return result
+
+
+def _present_classes(labels: LabelStore, case: str) -> BoolArray:
+    """Return which classes a case's whole volume has, [class] bool."""
+    present = np.zeros(len(labels.classes), bool)
+    present[list(labels.present(case))] = True
+    return present
+
+
+# --- maps alone -------------------------------------------------------------------------------------------------------
+
+
+class CaseMaps(TypedDict):
+    """An item of `LabelMaps`.
+
+    `maps` uint8 [channel,z,y,x], g = maps / 255; `present` bool [class], whether the case's whole volume has the class.
+    """
+
+    case: str
+    maps: torch.Tensor
+    present: torch.Tensor
+
+
+class LabelMaps(Dataset[CaseMaps]):
+    """The maps of a label store, case by case, for a data pipeline of your own.
+
+    A DataLoader may read it in worker processes, by fork or spawn. `SoftCrossEntropy` takes `maps` and `present` as
+    they come.
+
+    Args:
+        store: of maps.
+        window: (z, y, x) slices with start and stop inside every volume; None gives whole volumes.
+
+    Example:
+        >>> from geols_precompute import LabelStore
+        >>> from geols_train import LabelMaps
+        >>> dataset = LabelMaps(LabelStore.open("labels.zarr"))
+        >>> item = dataset[0]
+        >>> item["case"], item["maps"].dtype, item["present"].dtype
+        ('case_00', torch.uint8, torch.bool)
+    """
+
+    def __init__(self, store: LabelStore, *, window: Window | None = None) -> None:
+        self.store, self.window = store, window
+
+    def __len__(self) -> int:
+        return len(self.store.cases)
+
+    def __getitem__(self, index: int) -> CaseMaps:
+        """Return an item, in the order of `store.cases`.
+
+        Raises:
+            IndexError: there are fewer cases.
+            InputError: the window does not lie inside the volume.
+            StoreError: the case is missing or damaged.
+        """
+        return self.read(self.store.cases[index], self.window)
+
+    def read(self, case: str, window: Window | None = None) -> CaseMaps:
+        """Return the item of a case by its id, for a window of its own.
+
+        Raises:
+            InputError: no such case, or the window does not lie inside the volume.
+            StoreError: the case is missing or damaged.
+        """
+        maps = torch.from_numpy(self.store.maps(case, window))
+        return {"case": case, "maps": maps, "present": torch.from_numpy(_present_classes(self.store, case))}

@@ -7,18 +7,17 @@ is not defined (NaN), so it is counted apart.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import ndimage
+from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
-from geols_train.mesh import Float64Array, patterns, surface_areas
+from geols_precompute.arrays import BoolArray, Float64Array
 
-BoolArray = npt.NDArray[np.bool_]
-Spacing = tuple[float, ...]
 SURFACE_TOLERANCE_MM = 2.0
 CALIBRATION_BINS = 15
 
@@ -39,9 +38,12 @@ class Agreement:
 
 
 def agreement(
-    predicted_ZYX: BoolArray, reference_ZYX: BoolArray, spacing: Sequence[float], *,
+    predicted_ZYX: BoolArray,
+    reference_ZYX: BoolArray,
+    spacing: Sequence[float],
+    *,
     tolerance_mm: float = SURFACE_TOLERANCE_MM,
-) -> Agreement:  # fmt: skip
+) -> Agreement:
     """Compare two masks [z,y,x] on a grid with `spacing` (z,y,x) in mm.
 
     - dice: 2|A∩B| / (|A| + |B|).
@@ -65,16 +67,16 @@ def agreement(
     )
 
 
-def surface_dice(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing, *, tolerance_mm: float) -> float:
+def surface_dice(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Sequence[float], *, tolerance_mm: float) -> float:
     """Return the surface Dice of two masks that are not empty; see `agreement`."""
-    areas = surface_areas(spacing)
-    surface_a, surface_b = (areas[patterns(mask)] for mask in (a_ZYX, b_ZYX))
-    to_b, to_a = _distances(surface_a > 0, surface_b > 0, spacing)
-    near = surface_a[surface_a > 0] @ (to_b <= tolerance_mm) + surface_b[surface_b > 0] @ (to_a <= tolerance_mm)
-    return float(near / (surface_a.sum() + surface_b.sum()))
+    with warnings.catch_warnings():
+        # the package calls SciPy by names that SciPy will drop with its version 2
+        warnings.simplefilter("ignore", DeprecationWarning)
+        distances = compute_surface_distances(a_ZYX, b_ZYX, spacing)
+    return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
 
 
-def hausdorff_95(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing) -> float:
+def hausdorff_95(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Sequence[float]) -> float:
     """Return the 95 % Hausdorff distance in mm of two masks that are not empty; see `agreement`."""
     return max(float(np.quantile(d, 0.95)) for d in _distances(border(a_ZYX), border(b_ZYX), spacing))
 
@@ -91,7 +93,7 @@ def border(mask_ZYX: BoolArray) -> BoolArray:
     return mask_ZYX & ~inner
 
 
-def _distances(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Spacing) -> tuple[Float64Array, Float64Array]:
+def _distances(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Sequence[float]) -> tuple[Float64Array, Float64Array]:
     """Return the distances in mm from each voxel of A to the nearest of B, and from each of B to the nearest of A."""
     to_a, to_b = (ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (a_ZYX, b_ZYX))
     return to_b[a_ZYX], to_a[b_ZYX]

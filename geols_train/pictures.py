@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from geols_precompute.arrays import BoolArray
 from geols_precompute.errors import MissingExtraError
 from geols_train.checkpoint import NetworkSpec
 from geols_train.data import Sample
-from geols_train.testing import CaseResult
-from geols_train.tracking import read_log
+from geols_train.evaluate import CaseResult
+from geols_train.log import read_log
 
 CURVES, CASES = "curves.png", "cases.png"
 _COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:red", "tab:purple", "tab:olive", "tab:pink", "tab:brown")
@@ -46,7 +45,7 @@ def draw_cases(folder: Path, cases: Sequence[tuple[CaseResult, Sample, torch.Ten
     Each case is shown in the axial slice that has the most foreground.
     """
     figure = _figure(9, 3.6)
-    foreground = [label.name for label in spec.classes[1:]]
+    foreground = spec.classes.foreground
     for axes, rank, (result, sample, probabilities) in zip(
         figure.subplots(1, 3), ("worst", "median", "best"), cases, strict=True
     ):
@@ -66,7 +65,7 @@ def draw_cases(folder: Path, cases: Sequence[tuple[CaseResult, Sample, torch.Ten
     figure.savefig(folder / CASES, dpi=120)
 
 
-def _contour(axes: Any, mask_YX: npt.NDArray[np.bool_], colour: str, style: str) -> None:
+def _contour(axes: Any, mask_YX: BoolArray, colour: str, style: str) -> None:
     if mask_YX.any() and not mask_YX.all():  # there is no contour otherwise, and matplotlib warns
         axes.contour(mask_YX, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1)
 

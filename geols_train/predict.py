@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
+from geols_precompute.arrays import Float32Array
 from geols_precompute.data.cases import Case, Problem
 from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.nifti import write_image
 from geols_precompute.data.prepare import prepare, to_int16
 from geols_precompute.data.volumes import Volume, read_volume
 from geols_precompute.errors import InputError
 from geols_train.checkpoint import NetworkSpec, load_network
-from geols_train.hardware import Precision, choose_device, explain_out_of_memory
-from geols_train.inference import predict_probabilities
-from geols_train.inputs import find_images
-from geols_train.intensity import Float32Array, zscore
+from geols_train.config import Precision
+from geols_train.data import ZScore
+from geols_train.device import choose_device, explain_out_of_memory
+from geols_train.evaluate import predict_probabilities
 from geols_train.training import BEST
 from geols_train.unet import UNet3D
 
@@ -77,7 +79,7 @@ class Predictor:
 
     def probabilities(self, volume: Volume) -> Float32Array:
         """Return class probabilities [c,z,y,x] on the volume's own grid."""
-        prepared = prepare(volume, spacing=self.spec.preprocessing.spacing, clip=self.spec.preprocessing.clip)
+        prepared = prepare(volume, self.spec.preprocessing)
         image = torch.from_numpy(network_input(prepared.image, self.spec))
         with explain_out_of_memory("the size of the image, or take --device cpu"):
             probabilities = predict_probabilities(
@@ -89,13 +91,12 @@ class Predictor:
 def network_input(image_MZYX: Float32Array, spec: NetworkSpec) -> Float32Array:
     """Return z-scores [modality,z,y,x] of a prepared image, by way of int16 as the store holds it in training."""
     stored, scale, offset = to_int16(image_MZYX)
-    score = zscore(stored, np.asarray(scale), np.asarray(offset), skull_stripped=spec.skull_stripped)
-    return score.apply(stored)
+    return ZScore.measure(stored, scale, offset, skull_stripped=spec.skull_stripped).apply(stored)
 
 
-def label_map(probabilities_CZYX: Float32Array, spec: NetworkSpec) -> npt.NDArray[Any]:
+def label_map(probabilities_CZYX: Float32Array, spec: NetworkSpec) -> NDArray[Any]:
     """Return the most probable class of each voxel as its file value [z,y,x], in the smallest type that holds all."""
-    values = np.array([label.value for label in spec.classes])
+    values = np.array(spec.classes.values)
     dtype = next(t for t in (np.uint8, np.int16, np.int32) if values.max() <= np.iinfo(t).max)
     return values.astype(dtype)[probabilities_CZYX.argmax(axis=0)]
 

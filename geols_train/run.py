@@ -12,25 +12,21 @@ from typing import Any
 import click
 import numpy as np
 
+from geols_precompute.atomic import remove_abandoned, replace_file
 from geols_precompute.errors import InputError, OutputError, RecipeError
 from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
-from geols_train.config import TrainConfig, read_toml
+from geols_train.config import TrainConfig, options, read_toml, require_size, smallest_size
 from geols_train.data import CaseReader
-from geols_train.distributed import World, join_world
-from geols_train.files import write_json, write_text
-from geols_train.hardware import choose_device
+from geols_train.device import World, choose_device, join_world
+from geols_train.evaluate import mean_and_std, ranked, summarise, write_cases
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.splits import Split, make_split
 from geols_train.stores import Stores, open_stores, require_fit, require_same_stores
-from geols_train.testing import CaseResult, mean_and_std, summarise, write_cases
+from geols_train.targets import METHODS
 from geols_train.training import BEST, LAST, Trainer
-from geols_train.unet import require_size, smallest_size
-from geols_train.windows import Size
 
 CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
-#: What may change when a run is resumed: where it runs. It may also go on longer, if no schedule depends on that.
-MAY_CHANGE = {"data", "cache", "workers", "device", "compile", "channels_last", "tensorboard", "profile"}
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -55,7 +51,7 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         raise RecipeError(
             f"--batch-size {config.batch_size} is of all {world.size} processes together: give at least {world.size}"
         )
-    stores = open_stores(config.data, config.labels, maps_needed=config.method == "geols")
+    stores = open_stores(config.data, config.labels, maps_needed=METHODS[config.method].needs_maps)
     split = make_split(str(folder / SPLIT) if resume else config.split, stores.cases, seed=config.split_seed)
     require_fit(stores, split.cases)
     if lacking := sorted(set(stores.volumes.cases) ^ set(stores.cases)):
@@ -67,9 +63,11 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
     reader = make_reader(config, stores, split)
-    if world.leads:
-        write_text(folder / CONFIG, config.to_toml())
-        write_json(folder / SPLIT, split.as_json())
+    if world.is_main:
+        for place in (folder, *folder.glob("repeat-*")):
+            remove_abandoned(place)
+        replace_file(folder / CONFIG, config.to_toml().encode())
+        _write_json(folder / SPLIT, split.as_json())
     if config.repeats == 1:
         return train_once(config, reader, split, spec, folder, config.random_seed, world, resume=resume)
     summaries = []
@@ -80,15 +78,22 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         summaries.append(train_once(config, reader, split, spec, below, seed, world, resume=resume))
     measured = mean_and_std([{name: summary[name] for name in MEASURED} for summary in summaries])
     summary = {"repeats": config.repeats, **summaries[0], **measured}
-    if world.leads:
-        write_json(folder / SUMMARY, summary)
+    if world.is_main:
+        _write_json(folder / SUMMARY, summary)
     return summary
 
 
 def train_once(
-    config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, seed: int, world: World,
-    *, resume: bool,
-) -> dict[str, Any]:  # fmt: skip
+    config: TrainConfig,
+    reader: CaseReader,
+    split: Split,
+    spec: NetworkSpec,
+    folder: Path,
+    seed: int,
+    world: World,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
     """Train one network, test the best of its epochs, and write and return the summary."""
     if resume and (done := _finished(folder, config.epochs, reader.store_digests())):
         return done
@@ -96,37 +101,50 @@ def train_once(
     if resume:
         trainer.restore()
     click.echo(describe(config, split, trainer))
-    progress = trainer.train()
+    state = trainer.train()
     _, network = load_network(folder / BEST, trainer.device)
     evaluator, results = trainer.evaluator, []
     # nnU-Net's folds have no test cases: the validation cases are then reported, and the summary says so
     part = "test" if split.test else "validation"
-    mine = world.deal(getattr(split, part))
-    with show_progress(len(mine), part) as advance:
+    mine = world.shard(getattr(split, part))
+    with show_progress(len(mine), part) as ended:
         for case in mine:
             results.append(evaluator.measure(network, case))
-            advance()
-    results = world.collect(results)
+            ended(case, "")
+    results = world.gather(results)
     summary = {
-        "method": config.method, "alpha": config.alpha if config.method in ("geols", "ls") else None,
-        "epochs": config.epochs, "best_epoch": progress.best_epoch, "validation_dice": progress.best_dice,
-        "tested_on": part, "eval": config.eval, **summarise(results, spec), "stores": reader.store_digests(),
-    }  # fmt: skip
-    if world.leads:
+        "method": config.method,
+        "alpha": config.alpha if METHODS[config.method].uses_alpha else None,
+        "epochs": config.epochs,
+        "best_epoch": state.best_epoch,
+        "validation_dice": state.best_dice,
+        "tested_on": part,
+        "eval": config.eval,
+        **summarise(results, spec),
+        "stores": reader.store_digests(),
+    }
+    if world.is_main:
         draw_curves(folder)
         write_cases(folder / CASES, results)
         shown = [(result, *evaluator.predict(network, result.case)) for result in ranked(results, spec)]
         draw_cases(folder, shown, spec)
-        write_json(folder / SUMMARY, summary)
+        _write_json(folder / SUMMARY, summary)
     return summary
+
+
+def run_name(config: TrainConfig) -> str:
+    """Return a folder name that says what sets a run apart, for example `labels-geols-0.1`."""
+    method = METHODS[config.method]
+    parts = [Path(config.labels).name.removesuffix(".zip").removesuffix(".zarr")] if method.needs_maps else []
+    return "-".join([*parts, config.method, *([f"{config.alpha:g}"] if method.uses_alpha else [])])
 
 
 def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     """Return what a training is about to do, in two lines."""
-    smooth = f" (α {config.alpha:g})" if config.method in ("geols", "ls") else ""
+    smooth = f" (α {config.alpha:g})" if METHODS[config.method].uses_alpha else ""
     parts = f"{len(split.train)} cases to train, {len(split.validation)} to validate, {len(split.test)} to test"
     parameters = sum(p.numel() for p in trainer.network.parameters())
-    device = str(trainer.device) if trainer.world.alone else f"{trainer.world.size} × {trainer.device.type}"
+    device = str(trainer.device) if trainer.world.size == 1 else f"{trainer.world.size} × {trainer.device.type}"
     return (
         f"{config.method}{smooth}: {parts}\n{'window' if config.window else 'crop'} "
         f"{' '.join(map(str, trainer.spec.window))}, {parameters:,} parameters, {device}, {trainer.precision}"
@@ -141,6 +159,9 @@ def holds_run(folder: Path) -> bool:
 def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     """Return the configuration of the run in `folder`, with the flags that are given anew.
 
+    What changes none of the run's numbers may change: where it runs. It may also go on longer, if no schedule depends
+    on the number of epochs.
+
     Raises:
         InputError: there is no run.
         RecipeError: a flag would change the numbers of the run.
@@ -150,7 +171,9 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     saved = read_toml(folder / CONFIG)
     before, now = TrainConfig.from_mapping(saved), TrainConfig.from_mapping({**saved, **given})
     old, new = asdict(before), asdict(now)
-    may_change = MAY_CHANGE | ({"epochs"} if now.schedule == "constant" and now.epochs > before.epochs else set())
+    may_change = {name for name, option in options().items() if option.may_change}
+    if now.schedule == "constant" and now.epochs > before.epochs:
+        may_change.add("epochs")
     if changed := [name for name in new if new[name] != old[name] and name not in may_change]:
         listed = ", ".join(f"{name} {old[name]} (now {new[name]})" for name in changed)
         raise RecipeError(f"{folder} was trained with {listed}; leave that as it was, or start another run with --out")
@@ -179,29 +202,27 @@ def with_size(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> Trai
 
 def make_spec(config: TrainConfig, stores: Stores) -> NetworkSpec:
     """Return what the network of this run takes and gives."""
-    window: Size | None = config.window or config.crop
+    window = config.window or config.crop
     assert window is not None
     return NetworkSpec(
-        features=config.features, classes=stores.classes, preprocessing=stores.preprocessing,
-        skull_stripped=stores.hints.skull_stripped, window=window, overlap=config.overlap, regions=stores.hints.regions,
-    )  # fmt: skip
+        features=config.features,
+        classes=stores.classes,
+        preprocessing=stores.preprocessing,
+        skull_stripped=stores.hints.skull_stripped,
+        window=window,
+        overlap=config.overlap,
+        regions=stores.hints.regions,
+    )
 
 
 def make_reader(config: TrainConfig, stores: Stores, split: Split) -> CaseReader:
     """Return a reader of every case in the split; each is read once, to find damage and to measure intensities."""
-    reader, zscores = CaseReader(stores=stores, maps_needed=config.method == "geols"), {}
-    with show_progress(len(split.cases), "reading") as advance:
+    reader, zscores = CaseReader(stores=stores, maps_needed=METHODS[config.method].needs_maps), {}
+    with show_progress(len(split.cases), "reading") as ended:
         for case in split.cases:
             zscores[case] = reader.examined(case)
-            advance()
+            ended(case, "")
     return replace(reader, zscores=zscores)
-
-
-def ranked(results: Sequence[CaseResult], spec: NetworkSpec) -> list[CaseResult]:
-    """Return the worst, the median and the best case by mean foreground Dice."""
-    foreground = [label.name for label in spec.classes[1:]]
-    order = sorted(results, key=lambda result: result.mean_dice(foreground))
-    return [order[0], order[len(order) // 2], order[-1]]
 
 
 def _finished(folder: Path, epochs: int, digests: Mapping[str, str]) -> dict[str, Any] | None:
@@ -211,3 +232,8 @@ def _finished(folder: Path, epochs: int, digests: Mapping[str, str]) -> dict[str
     if summary:
         require_same_stores(path, summary["stores"], digests)
     return summary if summary.get("epochs") == epochs else None
+
+
+def _write_json(path: Path, document: Any) -> None:
+    """Write a JSON document for people and programs; a number that is NaN or infinite is a ValueError."""
+    replace_file(path, (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

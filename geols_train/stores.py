@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe.parameters import ClassLabel, Preprocessing, TrainingHints, recipe_differences
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, recipe_differences
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import require_same_data
@@ -27,28 +28,22 @@ class Stores:
         """Ids of the cases that every store here has, sorted."""
         if self.labels is None:
             return self.volumes.cases
-        return tuple(case for case in self.volumes.cases if case in self.labels.manifest.cases)
+        return tuple(case for case in self.volumes if case in self.labels)
 
     @property
-    def classes(self) -> tuple[ClassLabel, ...]:
+    def classes(self) -> ClassTable:
         """The class table, background first."""
         return self.volumes.classes
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What turned source files into the prepared volumes."""
-        try:
-            return Preprocessing.from_json(self.volumes.recipe)
-        except (LookupError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.volumes.path}: its recipe is not as version 1 has it ({error})") from error
+        return self.volumes.preprocessing
 
     @property
     def hints(self) -> TrainingHints:
         """Regions, crop and skull-stripping, as the recipe of the volumes gave them."""
-        try:
-            return TrainingHints.from_json(self.volumes.geols.get("training", {}))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{self.volumes.path}: its training hints are not as version 1 has them") from error
+        return self.volumes.hints
 
 
 def open_stores(data: Path, labels: str, *, maps_needed: bool) -> Stores:
@@ -102,8 +97,10 @@ def _require_same_recipe(stores: Stores) -> None:
             "other's recipe"
         )
     if volumes.classes != labels.classes:
-        ours, theirs = (", ".join(f"{c.value} {c.name}" for c in s.classes) for s in (volumes, labels))
-        raise StoreError(f"{labels.path} has the classes {theirs}, but {volumes.path} has {ours}; use one class table")
+        raise StoreError(
+            f"{labels.path} has the classes {labels.classes}, but {volumes.path} has {volumes.classes}; use one class "
+            "table"
+        )
 
 
 def _label_path(folder: Path, labels: str) -> Path:

@@ -1,6 +1,6 @@
-"""Training: the loop. Steps, validation after every epoch, checkpoints, and going on where a run stopped.
+"""Training: the loop. Batches, validation after every epoch, checkpoints, and going on where a run stopped.
 
-Everything random is drawn from (seed, step) or (seed, epoch), so a run that stops anywhere and is resumed ends with
+Everything random is drawn from (seed, batch) or (seed, epoch), so a run that stops anywhere and is resumed ends with
 the same weights, bit for bit, where the arithmetic of the device is reproducible (a CPU's is).
 """
 
@@ -16,26 +16,26 @@ from typing import Any, Literal
 import click
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from geols_precompute.errors import GeolsError
+from geols_precompute.recipe.classes import IGNORE_INDEX
+from geols_precompute.signals import Stopped, StopRequest, stop_between_steps
 from geols_train.augment import augment, vary_intensities
-from geols_train.batches import Batch, StoredBatch
+from geols_train.batches import Batch, EpochBatches, StoredBatch, WindowDataset, make_loader, on_device
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
-from geols_train.data import CaseReader, EpochBatches, WindowDataset, make_loader
-from geols_train.distributed import World
-from geols_train.hardware import autocast, default_workers, explain_out_of_memory, uses_bf16
-from geols_train.interrupt import Stopped, StopRequest, stop_between_steps
-from geols_train.objective import Objective
-from geols_train.prefetch import on_device
-from geols_train.profile import Profile
+from geols_train.data import CaseReader, StoredWindow
+from geols_train.device import World, autocast, default_workers, explain_out_of_memory, uses_bf16
+from geols_train.evaluate import Evaluator
+from geols_train.log import RunLog, StepTimer
+from geols_train.loss import Objective
 from geols_train.splits import Split
 from geols_train.stores import require_same_stores
-from geols_train.testing import Evaluator
-from geols_train.tracking import Tracker
 
 BEST, LAST = "best.pt", "last.pt"
+#: Streams of random numbers that must not repeat each other; `batches` has two more.
 _AUGMENTATION, _INTENSITIES = 2, 3
 
 
@@ -44,7 +44,7 @@ class TrainingError(GeolsError, RuntimeError):
 
 
 @dataclass(kw_only=True)
-class Progress:
+class TrainState:
     """How far a run is: `losses` are those of the epoch under way, one a batch."""
 
     epoch: int = 0
@@ -66,13 +66,20 @@ class Trainer:
         world: the processes that train together, and the device of this one.
 
     Attributes:
-        network: what is trained, validated and saved; `forward` runs it in training, compiled or shared if asked.
+        network: what is trained, validated and saved; `forward` runs it in training, compiled or parallel if asked.
+        state: how far the run is; with the weights and the optimiser's numbers, what a checkpoint holds.
     """
 
     def __init__(
-        self, config: TrainConfig, reader: CaseReader, split: Split, spec: NetworkSpec, folder: Path, random_seed: int,
+        self,
+        config: TrainConfig,
+        reader: CaseReader,
+        split: Split,
+        spec: NetworkSpec,
+        folder: Path,
+        random_seed: int,
         world: World,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.reader, self.spec, self.folder, self.seed = config, reader, spec, folder, random_seed
         self.world, self.device = world, world.device
         self.validation_cases = split.validation
@@ -82,43 +89,44 @@ class Trainer:
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         # a graph for each shape: a transposed batch has another one, and a last batch may be smaller
         forward: Any = torch.compile(self.network, dynamic=False) if config.compile else self.network
-        self.forward = world.shared(forward)
+        self.forward = world.data_parallel(forward)
         labels = reader.stores.labels
-        self.objective = Objective(
-            config=config, n_classes=len(spec.classes), channels=labels.channels if labels else (), world=world
-        )
+        self.objective = Objective.of(config, labels.channels if labels else (), world)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        place: Literal["centre", "random"] = "random" if config.window else "centre"
-        whole_on_device = config.cache == "device"
+        self.batches = EpochBatches(split.train, config.batch_size, random_seed, world)
+        self.loader = self.make_loader(split.train)
+        self.evaluator = Evaluator(reader=reader, spec=spec, extent=config.eval, precision=config.precision)
+        self.state = TrainState()
+        self.timer = StepTimer(self.device, enabled=config.profile)
+
+    def make_loader(self, cases: tuple[str, ...]) -> DataLoader[StoredWindow]:
+        """Return what loads the batches, out of the stores or of the cache that the configuration asks for."""
+        config, reader = self.config, self.reader
+        on_device = config.cache == "device"
         if config.cache != "none":
             with explain_out_of_memory("--cache to ram or none"):
-                training_reader = reader.cached(split.train, self.device if whole_on_device else None)
-        else:
-            training_reader = reader
+                reader = reader.cached(cases, self.device if on_device else None)
+        place: Literal["centre", "random"] = "random" if config.window else "centre"
         workers = default_workers(self.device) if config.workers is None else config.workers
-        self.batches = EpochBatches(split.train, config.batch_size, random_seed, world)
-        self.loader = make_loader(
-            WindowDataset(training_reader, spec.window, place=place), self.batches,
+        return make_loader(
+            WindowDataset(reader, self.spec.window, place=place),
+            self.batches,
             # what lies on the device is cut there, by this process
-            workers=0 if whole_on_device else workers, pin=self.device.type == "cuda" and not whole_on_device,
-        )  # fmt: skip
-        self.evaluator = Evaluator(
-            reader=replace(reader, maps_needed=False), spec=spec, extent=config.eval, precision=config.precision
+            workers=0 if on_device else workers,
+            pin=self.device.type == "cuda" and not on_device,
         )
-        self.progress = Progress()
-        self.profile = Profile(self.device, enabled=config.profile)
 
     @property
-    def step(self) -> int:
-        """Optimiser steps done."""
-        return self.progress.epoch * len(self.batches) + len(self.progress.losses)
+    def batches_done(self) -> int:
+        """Batches that this training has gone through."""
+        return self.state.epoch * len(self.batches) + len(self.state.losses)
 
     @property
     def precision(self) -> str:
         """The arithmetic of the network: bf16 or float32."""
         return "bf16" if uses_bf16(self.device, self.config.precision) else "float32"
 
-    def train(self) -> Progress:
+    def train(self) -> TrainState:
         """Train to the last epoch.
 
         Raises:
@@ -130,131 +138,148 @@ class Trainer:
             f"--batch-size (now {self.config.batch_size}; --accumulate makes up for it), --crop or --window (now "
             f"{' '.join(map(str, self.spec.window))}), or --features"
         )
-        tracker = Tracker(
-            self.folder, tensorboard=self.config.tensorboard, after=self.step, enabled=self.world.leads
-        )  # fmt: skip
-        with tracker, stop_between_steps() as stop, explain_out_of_memory(memory_options):
+        log = RunLog(
+            self.folder,
+            tensorboard=self.config.tensorboard,
+            after=self.batches_done,
+            enabled=self.world.is_main,
+        )
+        with log, stop_between_steps() as stop, explain_out_of_memory(memory_options):
             try:
-                while self.progress.epoch < self.config.epochs:
+                while self.state.epoch < self.config.epochs:
                     started = time.monotonic()
-                    self.train_epoch(tracker, stop)
-                    self.validate(tracker, stop, started)
-                self.stop_together(stop)
+                    self.train_epoch(log, stop)
+                    dice = self.validate(stop)
+                    self.end_epoch(log, dice, time.monotonic() - started)
+                self.stop_if_requested(stop)
             except Stopped:
                 self.save(LAST)
-                self.world.wait()  # torchrun ends all once one is gone
+                self.world.barrier()  # torchrun ends all once one is gone
                 raise
-        if self.profile.enabled:
-            click.echo(self.profile.table())
-        self.world.wait()  # until the best network is saved
-        return self.progress
+        if self.timer.enabled:
+            click.echo(self.timer.table())
+        self.world.barrier()  # until the best network is saved
+        return self.state
 
-    def train_epoch(self, tracker: Tracker, stop: StopRequest) -> None:
+    def train_epoch(self, log: RunLog, stop: StopRequest) -> None:
         """Go through the batches of the epoch that are not done yet."""
         self.network.train()
-        self.batches.epoch, self.batches.skip = self.progress.epoch, len(self.progress.losses)
+        self.batches.epoch, self.batches.skip = self.state.epoch, len(self.state.losses)
         bar = tqdm(
-            on_device(self.loader, self.device), desc=f"epoch {self.progress.epoch + 1}", total=len(self.batches),
-            initial=self.batches.skip, unit="step", leave=False, disable=None, dynamic_ncols=True,
-        )  # fmt: skip
-        self.profile.start()
-        for batch in bar:
-            self.profile.lap("data")
-            loss, lr = self.train_step(batch)
-            self.progress.losses.append(loss)
-            tracker.log({"loss": loss, "lr": lr}, self.step)
+            on_device(self.loader, self.device),
+            desc=f"epoch {self.state.epoch + 1}",
+            total=len(self.batches),
+            initial=self.batches.skip,
+            unit="batch",
+            leave=False,
+            disable=None,
+            dynamic_ncols=True,
+        )
+        self.timer.start()
+        for stored in bar:
+            self.timer.lap("data")
+            loss, lr = self.train_step(stored)
+            self.state.losses.append(loss)
+            log.write({"loss": loss, "lr": lr}, self.batches_done)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            place, size = self.group_of(len(self.progress.losses) - 1)
+            place, size = self.place_in_group(len(self.state.losses) - 1)
             if place == size - 1:
                 # gradients that wait for the rest of their group are in no checkpoint
-                self.stop_together(stop)
-            self.profile.start()
+                self.stop_if_requested(stop)
+            self.timer.start()
 
-    def group_of(self, batch: int) -> tuple[int, int]:
+    def place_in_group(self, batch: int) -> tuple[int, int]:
         """Return the place of a batch of the epoch among those of one optimiser step, and how many those are."""
         place = batch % self.config.accumulate
         return place, min(self.config.accumulate, len(self.batches) - (batch - place))
 
     def train_step(self, stored: StoredBatch) -> tuple[float, float]:
         """Go through one batch, and step the optimiser if it completes a group; return loss and learning rate."""
-        place, size = self.group_of(len(self.progress.losses))
+        place, size = self.place_in_group(len(self.state.losses))
         batch = self.prepare(stored)
-        self.profile.lap("prepare")
+        self.timer.lap("prepare")
         with autocast(self.device, self.config.precision):
             logits = self.forward(batch.image)
-        self.profile.lap("network")
+        self.timer.lap("network")
         loss = self.objective(logits, batch)
-        self.profile.lap("loss")
+        self.timer.lap("loss")
         if place == 0:
             self.optimizer.zero_grad(set_to_none=True)
-        # the value is asked for last: on an accelerator that waits until the queue is empty
         (loss / size).backward()  # type: ignore[no-untyped-call]
+        # the value is asked for last: on an accelerator that waits until the queue is empty
         if not math.isfinite(value := self.world.mean(loss.item())):
             raise TrainingError(
-                f"the loss is {value} in step {self.step + 1} (epoch {self.progress.epoch + 1}); its cases are "
+                f"the loss is {value} in batch {self.batches_done + 1} (epoch {self.state.epoch + 1}); its cases are "
                 f"{', '.join(batch.cases)}. Look at them, or lower --lr; what is saved is from before"
             )
-        self.profile.lap("backward")
+        self.timer.lap("backward")
         lr = self.learning_rate()
         if place == size - 1:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-        self.profile.lap("optimiser")
-        self.profile.steps += 1
+        self.timer.lap("optimiser")
+        self.timer.steps += 1
         return value, lr
 
     def prepare(self, stored: StoredBatch) -> Batch:
         """Return a batch as the network takes it: z-scores, augmented, in the memory format of the network."""
         config = self.config
-        mine = self.world.deal(range(config.batch_size))[: len(stored.cases)]
-        rngs = [np.random.default_rng((self.seed, _INTENSITIES, self.step, case)) for case in mine]
+        cases = self.world.shard(range(config.batch_size))[: len(stored.cases)]
+        rngs = [np.random.default_rng((self.seed, _INTENSITIES, self.batches_done, case)) for case in cases]
         batch = stored.normalised(partial(vary_intensities, rngs=rngs) if config.intensity else None)
-        rng = np.random.default_rng((self.seed, _AUGMENTATION, self.step))
+        rng = np.random.default_rng((self.seed, _AUGMENTATION, self.batches_done))
         image, *labels = augment(batch.spatial(), config.augment, rng, flip_axes=config.flip_axes)
         labels = [volume.contiguous() for volume in labels]  # the loss goes through them flat
         batch = batch.with_spatial([image.contiguous(memory_format=self.memory_format), *labels])
-        if not self.batches.has_share(len(self.progress.losses)):
-            batch = replace(batch, counted=torch.zeros_like(batch.counted))
+        if not self.batches.has_cases(len(self.state.losses)):
+            batch = replace(batch, label=torch.full_like(batch.label, IGNORE_INDEX))
         return batch
 
     def learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
+        """Return the learning rate of the next batch; poly is lr · (1 - batches done / batches)^0.9."""
         if self.config.schedule == "constant":
             return self.config.lr
-        return float(self.config.lr * (1 - self.step / (self.config.epochs * len(self.batches))) ** 0.9)
+        return float(self.config.lr * (1 - self.batches_done / (self.config.epochs * len(self.batches))) ** 0.9)
 
-    def validate(self, tracker: Tracker, stop: StopRequest, started: float) -> None:
-        """Measure the validation cases, keep the network if it is the best so far, and close the epoch."""
-        scores, mine = [], self.world.deal(self.validation_cases)
-        # as many looks for everyone, also for those with fewer cases
+    def validate(self, stop: StopRequest) -> list[float]:
+        """Return the mean Dice of each foreground class over the validation cases of all processes."""
+        scores, mine = [], self.world.shard(self.validation_cases)
+        # every process looks at the request as often, also one with fewer cases
         for turn in range(math.ceil(len(self.validation_cases) / self.world.size)):
             scores += [self.evaluator.dice(self.network, case) for case in mine[turn : turn + 1]]
-            self.stop_together(stop)
-        scores = self.world.collect(scores)
-        progress, per_class = self.progress, np.mean(scores, axis=0)
-        mean_dice, loss = float(np.mean(per_class)), float(np.mean(progress.losses))
-        names = [label.name for label in self.spec.classes[1:]]
-        tracker.log(
-            {
-                "epoch": progress.epoch + 1, "loss": loss, "validation_dice": mean_dice,
-                **{f"validation_dice_{name}": float(d) for name, d in zip(names, per_class, strict=True)},
-                "seconds": round(time.monotonic() - started, 3),
-            }, self.step,
-        )  # fmt: skip
+            self.stop_if_requested(stop)
+        means: list[float] = np.mean(self.world.gather(scores), axis=0).tolist()
+        return means
+
+    def end_epoch(self, log: RunLog, dice: list[float], seconds: float) -> None:
+        """Write what an epoch has brought, begin the next, and keep the network if it is the best so far."""
+        epoch, loss, mean_dice = self.state.epoch + 1, float(np.mean(self.state.losses)), float(np.mean(dice))
+        by_class = dict(zip(self.spec.classes.foreground, dice, strict=True))
+        metrics = {
+            "epoch": epoch,
+            "loss": loss,
+            "validation_dice": mean_dice,
+            **{f"validation_dice_{name}": value for name, value in by_class.items()},
+            "seconds": round(seconds, 3),
+        }
+        log.write(metrics, self.batches_done)
         click.echo(
-            f"epoch {progress.epoch + 1} of {self.config.epochs}: loss {loss:.4f}, validation Dice {mean_dice:.4f} "
-            f"({', '.join(f'{name} {d:.3f}' for name, d in zip(names, per_class, strict=True))}), "
-            f"{time.monotonic() - started:.1f} s"
+            f"epoch {epoch} of {self.config.epochs}: loss {loss:.4f}, validation Dice {mean_dice:.4f} "
+            f"({', '.join(f'{name} {value:.3f}' for name, value in by_class.items())}), {seconds:.1f} s"
         )
-        self.progress = Progress(epoch=progress.epoch + 1, best_dice=progress.best_dice, best_epoch=progress.best_epoch)
-        if mean_dice > progress.best_dice:
-            self.progress.best_dice, self.progress.best_epoch = mean_dice, progress.epoch + 1
+        is_best = mean_dice > self.state.best_dice
+        self.state = TrainState(
+            epoch=epoch,
+            best_dice=mean_dice if is_best else self.state.best_dice,
+            best_epoch=epoch if is_best else self.state.best_epoch,
+        )
+        if is_best:
             self.save(BEST)
         self.save(LAST)
 
-    def stop_together(self, stop: StopRequest) -> None:
-        """Stop here if a signal came to any of the processes.
+    def stop_if_requested(self, stop: StopRequest) -> None:
+        """Stop all processes here if a signal came to any of them.
 
         Raises:
             Stopped: one did.
@@ -265,9 +290,9 @@ class Trainer:
 
     def save(self, name: str) -> None:
         """Write a checkpoint: best.pt to predict with, last.pt to go on from."""
-        if not self.world.leads:
+        if not self.world.is_main:
             return
-        content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.progress)}
+        content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.state)}
         if name == LAST:
             content |= {"optimizer": self.optimizer.state_dict(), "stores": self.reader.store_digests()}
         save_checkpoint(self.folder / name, self.spec, content)
@@ -285,4 +310,4 @@ class Trainer:
         self.network.load_state_dict(content["model"])
         # from the CPU, where Adam's counts of steps stay: on a GPU each would be asked for in every step
         self.optimizer.load_state_dict(content["optimizer"])
-        self.progress = Progress(**content["progress"])
+        self.state = TrainState(**content["progress"])

@@ -9,10 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geols_precompute.errors import RecipeError
-
-#: Six levels: 16,508,340 parameters for 4 input modalities and 4 classes.
-PAPER_FEATURES = (16, 32, 64, 128, 256, 512)
+from geols_train.config import PAPER_FEATURES
 
 
 class UNet3D(nn.Module):
@@ -55,24 +52,6 @@ class UNet3D(nn.Module):
             x = level(torch.cat([skip, functional.interpolate(x, size=skip.shape[2:], mode="nearest")], dim=1))
         logits: torch.Tensor = self.head(x)
         return logits
-
-
-def smallest_size(features: Sequence[int]) -> int:
-    """Return how many voxels per axis a network with these levels needs: each level below the first halves them."""
-    return int(2 ** (len(features) - 1))
-
-
-def require_size(size_ZYX: Sequence[int], features: Sequence[int], what: str) -> None:
-    """Refuse a crop or window that would vanish on the way down.
-
-    Raises:
-        RecipeError: an axis is shorter than 2^(levels - 1).
-    """
-    if min(size_ZYX) < (least := smallest_size(features)):
-        raise RecipeError(
-            f"{what} {' '.join(map(str, size_ZYX))} is too small: {len(features)} levels (--features) need at least "
-            f"{least} voxels per axis; take a larger one, or fewer --features"
-        )
 
 
 def _level(before: int, between: int, after: int) -> nn.Sequential:

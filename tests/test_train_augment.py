@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geols_train.augment import augment, vary_intensities
-from geols_train.targets import soft_label
+from geols_train.targets import Mix
 
 
 def tensors():
@@ -64,7 +64,7 @@ def test_a_soft_label_moves_with_its_voxels_and_keeps_its_sum(method):
     present = torch.tensor([[True, True, True], [True, True, False]])
 
     def mixed(label, stored):
-        return soft_label(method, label, n_classes=3, stored_BKZYX=stored, channels=(1, 2), present_BC=present)
+        return Mix(method=method, channels=(1, 2)).soft_label(label, stored, present, 3)
 
     for seed in range(20):
         turned = augment([label, stored], "paper", np.random.default_rng(seed))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -18,7 +19,7 @@ from train_fixtures import make_stores
 
 from geols_precompute.data.volumes import read_image
 from geols_train import cli, training
-from geols_train.config import TrainConfig
+from geols_train.config import TrainConfig, options
 
 SMALL = ["--epochs", "1", "--features", "4,8", "--split", "3,1,2", "--crop", "8", "10", "8", "--lr", "0.01"]
 SMALL += ["--device", "cpu", "--precision", "float32", "--batch-size", "2"]
@@ -149,6 +150,25 @@ def test_every_flag_in_the_document_exists():
     }
     of_torchrun = {"--nproc-per-node", "--no-python"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | of_torchrun
+
+
+@pytest.mark.parametrize(("command", "name"), [(cli.train, "geols-train"), (cli.predict, "geols-predict")])
+def test_the_version(command, name):
+    result = CliRunner().invoke(command, ["--version"], prog_name=name)
+    assert (result.exit_code, result.output) == (0, f"{name}, version {version('geols')}\n")
+
+
+def test_help_lists_every_setting_under_a_heading_with_its_default():
+    text = " ".join(run(cli.train, "--help").output.split())
+    headings = [option.heading for option in options().values() if option.heading]
+    places = [text.index(f" {heading}: -") for heading in dict.fromkeys(headings)]
+    assert places == sorted(places)
+    for name, option in options().items():
+        if option.heading:
+            assert f"--{name.replace('_', '-')}" in text
+            assert option.help in text
+    for default in ("[default: geols]", "[default: 0.1]", "[default: 16,32,64,128,256,512]", "[default: no-compile]"):
+        assert default in text
 
 
 def test_help_and_wrong_usage_do_not_import_torch():

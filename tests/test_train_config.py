@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from geols_precompute.errors import RecipeError
-from geols_train.config import TrainConfig, read_toml
+from geols_train.config import TrainConfig, options, read_toml
+from geols_train.run import run_name
 
 
 def test_defaults_are_the_papers():
@@ -27,10 +28,10 @@ def test_toml_and_back(tmp_path):
 
 
 def test_a_run_is_named_by_what_sets_it_apart():
-    assert TrainConfig().run_name == "labels-geols-0.1"
-    assert TrainConfig(labels="x/erosion.zarr", alpha=0.25).run_name == "erosion-geols-0.25"
-    assert TrainConfig(method="ce").run_name == "ce"
-    assert TrainConfig(method="ls").run_name == "ls-0.1"
+    assert run_name(TrainConfig()) == "labels-geols-0.1"
+    assert run_name(TrainConfig(labels="x/erosion.zarr", alpha=0.25)) == "erosion-geols-0.25"
+    assert run_name(TrainConfig(method="ce")) == "ce"
+    assert run_name(TrainConfig(method="ls")) == "ls-0.1"
 
 
 @pytest.mark.parametrize(
@@ -74,10 +75,15 @@ def test_files_that_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "values",
     [
-        {"labels": 3}, {"crop": 64}, {"data": 3}, {"tensorboard": "no"}, {"device": ""}, {"flip_axes": ["z"]},
+        {"labels": 3},
+        {"crop": 64},
+        {"data": 3},
+        {"tensorboard": "no"},
+        {"device": ""},
+        {"flip_axes": ["z"]},
         {"split": 0.7},
     ],
-)  # fmt: skip
+)
 def test_a_value_of_a_wrong_type_is_named(values):
     with pytest.raises(RecipeError, match=next(iter(values)).replace("_", ".")):
         TrainConfig.from_mapping(values)
@@ -85,3 +91,22 @@ def test_a_value_of_a_wrong_type_is_named(values):
 
 def test_a_split_may_be_a_list_in_a_file():
     assert TrainConfig.from_mapping({"split": [3, 1, 2]}).split == "3,1,2"
+
+
+def test_every_setting_says_what_it_is_and_takes_its_default():
+    for name, option in options().items():
+        assert option.help.endswith((".", "'s.")), name
+        assert option.kind.valid(getattr(TrainConfig(), name)), name
+
+
+def test_only_where_a_run_takes_place_may_change_when_it_is_resumed():
+    assert {name for name, option in options().items() if option.may_change} == {
+        "data",
+        "cache",
+        "workers",
+        "device",
+        "compile",
+        "channels_last",
+        "tensorboard",
+        "profile",
+    }

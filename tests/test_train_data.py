@@ -1,26 +1,24 @@
-"""Windows and batches: padding, presence, caches, and the same batches whatever loads them."""
+"""Boxes, z-scores, windows with their padding and presence, caches, and the maps of a store alone."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
 import torch
-from train_fixtures import make_fixture_reader, make_stores
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from train_fixtures import make_fixture_reader, make_stores, open_fixture
 
-from geols_precompute.errors import StoreError
+from geols_precompute.data.prepare import to_int16
+from geols_precompute.errors import InputError, StoreError
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.store.layout import IMAGE, LABEL, MAPS
+from geols_train import LabelMaps
 from geols_train.batches import collate
-from geols_train.data import CaseReader, EpochBatches, WindowDataset, make_loader
-from geols_train.windows import centre_box, whole_box
+from geols_train.data import CaseReader, ZScore, centre_box, covering_boxes, random_box, whole_box
 
 
 def ready(reader, case, box):
@@ -55,15 +53,16 @@ def test_padding_is_zero_and_does_not_count(tmp_path):
     box = centre_box((4, 12, 11), (8, 6, 11))
     sample, batch = reader.read("case_00", box), ready(reader, "case_00", box)
     assert sample.image.shape == (1, 8, 6, 11)
+    counted = batch.label != 255
     for padding in (slice(0, 2), slice(6, 8)):
         assert not sample.image[:, padding].any()
         assert not sample.label[padding].any()
         assert not sample.counted[padding].any()
         assert not batch.image[0, :, padding].any()
         assert not batch.maps[0, :, padding].any()
-        assert not batch.counted[0, padding].any()
+        assert not counted[0, padding].any()
     assert sample.counted[2:6].all()
-    assert batch.counted[0, 2:6].all()
+    assert counted[0, 2:6].all()
     np.testing.assert_array_equal(sample.label[2:6], reader.stores.volumes.label("case_00")[:, 3:9])
 
 
@@ -74,7 +73,7 @@ def test_ignored_voxels_do_not_count_but_have_intensities(tmp_path):
     assert (sample.label[0] == 255).all()
     assert not sample.counted[0].any()
     assert sample.counted[1:].all()
-    np.testing.assert_array_equal(batch.counted[0], sample.counted)
+    np.testing.assert_array_equal(batch.label[0] != 255, sample.counted)
     assert sample.image[0, 0].any()
 
 
@@ -115,98 +114,6 @@ def test_the_cache_changes_nothing(tmp_path, device, size):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
-def test_every_case_once_an_epoch_in_another_order_and_from_the_middle():
-    batches = EpochBatches(["a", "b", "c", "d", "e"], 2, seed=1)
-    epochs = []
-    for batches.epoch in range(4):
-        found = list(batches)
-        assert len(found) == len(batches) == 3
-        assert sorted(case for batch in found for case, _ in batch) == list("abcde")
-        epochs.append(found)
-        batches.skip = 2
-        assert list(batches) == found[2:]
-        batches.skip = 0
-    assert len({str(epoch) for epoch in epochs}) == 4
-    assert len({key for epoch in epochs for batch in epoch for _, key in batch}) == 20
-
-
-def loaded(reader, workers, start_method=None):
-    batches = EpochBatches(reader.stores.cases, 2, seed=5)
-    dataset = WindowDataset(reader, (6, 8, 8), place="random")
-    loader = make_loader(dataset, batches, workers=workers, start_method=start_method)
-    found = []
-    for batches.epoch in range(2):
-        found += list(loader)
-    return found
-
-
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_batches_are_the_same_for_every_kind_of_worker(tmp_path, start_method):
-    reader = make_fixture_reader(make_stores(tmp_path, cases=5))
-    expected = loaded(reader, 0)  # the parent has read before the workers start
-    assert len(expected) == 6
-    for ours, theirs in zip(loaded(reader, 2, start_method), expected, strict=True):
-        assert ours.cases == theirs.cases
-        for name in ("image", "label", "maps", "present", "inside", "mean", "std"):
-            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-        assert ours.maps.dtype == torch.uint8
-
-
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_a_signal_to_every_process_leaves_the_workers_at_work(tmp_path, start_method):
-    reader = make_fixture_reader(make_stores(tmp_path, cases=10))
-    dataset, batches = WindowDataset(reader, (6, 8, 8), place="random"), EpochBatches(reader.stores.cases, 1, seed=0)
-    loader = make_loader(dataset, batches, workers=2, start_method=start_method)
-    cases = []
-    for number, batch in enumerate(loader):
-        cases += batch.cases
-        if number == 1:  # both work
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGTERM)
-                os.kill(worker.pid, signal.SIGINT)
-    assert sorted(cases) == sorted(reader.stores.cases)
-    workers = multiprocessing.active_children()
-    assert len(workers) == 2
-    del loader
-    for worker in workers:
-        worker.join(10)
-        assert worker.exitcode == 0
-
-
-HOLDS_A_LOADER = """
-import sys, time
-from pathlib import Path
-from train_fixtures import make_fixture_reader
-from geols_train.data import EpochBatches, WindowDataset, make_loader
-reader = make_fixture_reader(Path(sys.argv[1]))
-batches = EpochBatches(reader.stores.cases, 1, seed=0)
-dataset = WindowDataset(reader, (6, 8, 8), place="random")
-"""
-TO_THE_END = """
-loader = make_loader(dataset, batches, workers=2)
-cycle = [loader]
-cycle.append(cycle)
-print(len(list(loader)))
-"""
-STUCK = """
-WindowDataset.__getitem__ = lambda self, item: time.sleep(1000)
-windows = iter(make_loader(dataset, batches, workers=1))
-time.sleep(1)
-print("4")
-"""
-
-
-@pytest.mark.parametrize("script", [TO_THE_END, STUCK])
-def test_a_script_with_a_loader_ends(tmp_path, script):
-    make_stores(tmp_path, cases=4)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-c", HOLDS_A_LOADER + script, str(tmp_path)], env=environment, capture_output=True, text=True,
-        timeout=100,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
-
-
 @pytest.mark.parametrize(("store", "kind"), [("volumes", IMAGE), ("volumes", LABEL), ("labels", MAPS)])
 def test_a_damaged_case_is_found_when_it_is_examined(tmp_path, store, kind):
     reader = make_fixture_reader(make_stores(tmp_path, cases=2))
@@ -219,9 +126,114 @@ def test_a_damaged_case_is_found_when_it_is_examined(tmp_path, store, kind):
         reader.examined("case_01")
 
 
-def test_batches_travel_with_the_types_of_the_store(tmp_path):
-    reader = make_fixture_reader(make_stores(tmp_path, cases=1))
-    stored = collate([reader.window("case_00", whole_box(reader.shape("case_00")))]).to(torch.device("cpu"))
-    assert [t.dtype for t in (stored.image, stored.label, stored.maps)] == [torch.int16, torch.uint8, torch.uint8]
-    assert [t.dtype for t in stored.normalised().spatial()] == [torch.float32, torch.uint8, torch.bool, torch.uint8]
-    assert json.dumps(stored.cases) == '["case_00"]'
+# --- boxes -----------------------------------------------------------------------------------------------------------
+
+sizes = st.tuples(*[st.integers(1, 30)] * 3)
+
+
+@given(shape=sizes, size=sizes, seed=st.integers(0, 99))
+def test_what_lies_inside_the_volume_lands_at_its_place_in_the_box(shape, size, seed):
+    for box in (centre_box(shape, size), random_box(shape, size, np.random.default_rng(seed)), whole_box(shape)):
+        for inside, placed, start, n, s in zip(
+            box.inside(shape), box.placed(shape), box.start, shape, box.size, strict=True
+        ):
+            assert 0 <= inside.start < inside.stop <= n
+            assert 0 <= placed.start < placed.stop <= s
+            assert inside.stop - inside.start == placed.stop - placed.start == min(n, s)
+            assert inside.start - placed.start == start
+
+
+@given(shape=sizes, size=sizes, overlap=st.sampled_from([0.0, 0.25, 0.5, 0.9]))
+def test_windows_cover_every_voxel_with_the_overlap_asked_for(shape, size, overlap):
+    for n, s, axis in zip(shape, size, range(3), strict=True):
+        starts = sorted({box.start[axis] for box in covering_boxes(shape, size, overlap=overlap)})
+        if n <= s:
+            assert starts == [(n - s) // 2]
+            continue
+        assert (starts[0], starts[-1]) == (0, n - s)
+        assert all(b - a <= max(1, np.ceil(s * (1 - overlap))) for a, b in itertools.pairwise(starts))
+
+
+def test_random_boxes_reach_both_ends():
+    starts = {random_box((5, 9, 3), (3, 9, 4), np.random.default_rng(s)).start for s in range(50)}
+    assert {start[0] for start in starts} == {0, 1, 2}
+    assert {start[1:] for start in starts} == {(0, -1)}
+
+
+@pytest.mark.parametrize(("n", "size", "start"), [(10, 4, 3), (9, 4, 2), (4, 8, -2), (5, 8, -2)])
+def test_centre(n, size, start):
+    assert centre_box((n,) * 3, (size,) * 3).start == (start,) * 3
+
+
+# --- z-scores --------------------------------------------------------------------------------------------------------
+
+
+def scored(image, *, skull_stripped=False):
+    stored, scale, offset = to_int16(image)
+    return ZScore.measure(stored, scale, offset, skull_stripped=skull_stripped).apply(stored)
+
+
+@pytest.mark.parametrize("factor", [1, 1e-3, 1e4])
+def test_mean_zero_and_deviation_one_whatever_the_scale(factor):
+    image = (np.random.default_rng(0).normal(5, 3, (2, 4, 5, 6)) * factor).astype(np.float32)
+    result = scored(image)
+    assert result.dtype == np.float32
+    expected = (image - image.mean(axis=(1, 2, 3), keepdims=True)) / image.std(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(result, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("low", [0.0, -3.7])
+def test_skull_stripped_takes_only_voxels_that_are_not_zero(low):
+    image = np.zeros((1, 4, 4, 4), np.float32)
+    inside = np.linspace(low, 9.3, 32, dtype=np.float32).reshape(2, 4, 4) + np.float32(0.013)
+    image[0, :2] = inside
+    result = scored(image, skull_stripped=True)
+    assert (result[0, 2:] == 0).all()
+    np.testing.assert_allclose(result[0, :2], (inside - inside.mean()) / inside.std(), atol=2e-3)
+
+
+def test_constant_and_empty_modalities_give_zero():
+    assert (scored(np.full((1, 2, 2, 2), 7.0, np.float32)) == 0).all()
+    assert (scored(np.zeros((1, 2, 2, 2), np.float32), skull_stripped=True) == 0).all()
+
+
+# --- maps alone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("background", ["complement", "seeds"])
+def test_the_maps_of_a_store_case_by_case(tmp_path, background):
+    store = open_fixture(make_stores(tmp_path, cases=3, absent=(1,), background=background)).labels
+    dataset = LabelMaps(store)
+    assert len(dataset) == 3
+    for index, case in enumerate(store.cases):
+        item = dataset[index]
+        assert item["case"] == case
+        assert item["maps"].dtype == torch.uint8
+        np.testing.assert_array_equal(item["maps"], store.maps(case))
+        assert item["present"].dtype == torch.bool
+        assert np.flatnonzero(item["present"]).tolist() == list(store.present(case))
+    with pytest.raises(IndexError):
+        dataset[3]
+    assert [item["case"] for item in dataset] == list(store.cases)
+
+
+def test_a_window_of_the_maps(tmp_path):
+    store = open_fixture(make_stores(tmp_path, cases=2)).labels
+    window = (slice(2, 6), slice(0, 5), slice(3, 11))
+    item = LabelMaps(store, window=window)[1]
+    np.testing.assert_array_equal(item["maps"], store.maps("case_01")[(slice(None), *window)])
+    np.testing.assert_array_equal(LabelMaps(store).read("case_01", window)["maps"], item["maps"])
+    with pytest.raises(InputError, match="is not three slices"):
+        LabelMaps(store, window=(slice(0, 99),) * 3)[0]
+    with pytest.raises(InputError, match="no case"):
+        LabelMaps(store).read("nobody")
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_maps_are_read_by_worker_processes(tmp_path, start_method):
+    dataset = LabelMaps(open_fixture(make_stores(tmp_path, cases=4)).labels)
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=start_method)
+    batches = list(loader)
+    assert [case for batch in batches for case in batch["case"]] == list(dataset.store.cases)
+    assert torch.equal(torch.cat([batch["maps"] for batch in batches]), torch.stack([i["maps"] for i in dataset]))
+    assert batches[0]["present"].shape == (2, 3)

@@ -18,12 +18,11 @@ import pytest
 import torch
 from train_fixtures import make_stores, tiny_config
 
-from geols_train.data import EpochBatches
-from geols_train.distributed import World
-from geols_train.files import write_text
-from geols_train.interrupt import Stopped
+from geols_precompute.signals import Stopped
+from geols_train.batches import EpochBatches
+from geols_train.device import World
+from geols_train.log import read_log
 from geols_train.run import train_and_test
-from geols_train.tracking import read_log
 
 CPU = torch.device("cpu")
 #: Five cases in batches of two: in the last, one of two processes has no case of its own. Three cases to validate.
@@ -45,7 +44,7 @@ def launched(processes, *command):
 def torchrun(processes, config, run, *arguments):
     """The command that trains with several processes."""
     settings = run.parent / f"{run.name}.toml"
-    write_text(settings, config.to_toml())
+    settings.write_text(config.to_toml(), encoding="utf-8")
     train = str(Path(sys.executable).parent / "geols-train")
     return launched(processes, train, "--config", str(settings), "--out", str(run), *arguments)
 
@@ -65,7 +64,7 @@ def rows(run):
         {"method": "geols", "intensity": True, "accumulate": 2},
         {"method": "svls", "dice_weight": 1.0},
     ],
-)  # fmt: skip
+)
 def test_two_processes_give_the_losses_and_the_results_of_one(out, tmp_path, changes):
     config = tiny_config(out, **SETTINGS, **changes)
     alone = train_and_test(config, tmp_path / "one")
@@ -116,7 +115,7 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
 def test_a_process_that_stops_waits_until_the_run_is_saved(out, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(World, "any", lambda world, flag: True)
-    monkeypatch.setattr(World, "wait", lambda world: saved.append((tmp_path / "run/last.pt").exists()))
+    monkeypatch.setattr(World, "barrier", lambda world: saved.append((tmp_path / "run/last.pt").exists()))
     with pytest.raises(Stopped):
         train_and_test(tiny_config(out, **SETTINGS), tmp_path / "run")
     assert saved == [True]
@@ -151,7 +150,7 @@ FAILS_ALONE = """
 import time, click, torch
 from geols_precompute.errors import StoreError
 from geols_precompute.cli.options import reports_errors
-from geols_train.distributed import join_world
+from geols_train.device import join_world
 
 @click.command()
 @reports_errors("train")
@@ -161,7 +160,7 @@ def command(debug):
     with join_world(torch.device("cpu")) as world:
         if world.rank == 1:
             raise StoreError("damaged, as one process found")
-        world.wait()
+        world.barrier()
 
 command()
 """
@@ -174,36 +173,36 @@ def test_a_process_that_fails_says_so_and_does_not_wait_for_the_others():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_every_case_is_dealt_once_and_no_step_is_missed(size):
+def test_every_case_is_in_one_shard_and_no_step_is_missed(size):
     cases = [f"c{i}" for i in range(10)]
     whole = list(EpochBatches(cases, 4, seed=3))
     worlds = [World(rank=rank, size=size, device=CPU) for rank in range(size)]
     batches = [EpochBatches(cases, 4, seed=3, world=world) for world in worlds]
-    for number, (together, *hands) in enumerate(zip(whole, *batches, strict=True)):
-        counted = [hand for hand, its in zip(hands, batches, strict=True) if its.has_share(number)]
-        assert sorted(item for hand in counted for item in hand) == sorted(together)
-        assert all(len(hand) == 1 for hand in hands if hand not in counted)
+    for number, (together, *shards) in enumerate(zip(whole, *batches, strict=True)):
+        counted = [shard for shard, its in zip(shards, batches, strict=True) if its.has_cases(number)]
+        assert sorted(item for shard in counted for item in shard) == sorted(together)
+        assert all(len(shard) == 1 for shard in shards if shard not in counted)
 
 
-def test_what_was_dealt_comes_back_in_order(monkeypatch):
+def test_shards_are_gathered_in_order(monkeypatch):
     items = list(range(11))
-    hands = [World(rank=rank, size=4, device=CPU).deal(items) for rank in range(4)]
+    shards = [World(rank=rank, size=4, device=CPU).shard(items) for rank in range(4)]
 
     def gather(into, mine):
-        assert mine == hands[2]
-        into[:] = hands
+        assert mine == shards[2]
+        into[:] = shards
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    assert World(rank=2, size=4, device=CPU).collect(hands[2]) == items
+    assert World(rank=2, size=4, device=CPU).gather(shards[2]) == items
 
 
-def test_the_gradient_of_a_total_is_right_once_averaged(monkeypatch):
+def test_the_gradient_of_a_sum_is_right_once_averaged(monkeypatch):
     parts = torch.tensor([1.5, -2.0, 4.0], dtype=torch.float64)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.copy_(parts.sum()))
     gradients = []
     for rank in range(3):
         part = parts[rank].clone().requires_grad_()
-        total = World(rank=rank, size=3, device=CPU).total(part)
+        total = World(rank=rank, size=3, device=CPU).sum(part)
         assert total.item() == pytest.approx(3.5)
         (total**2).backward()
         gradients.append(part.grad.item())

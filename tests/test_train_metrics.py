@@ -36,7 +36,7 @@ PAIRS = {
     "everything": (np.ones((9, 14, 13), bool), blob(3)),
     "scattered, one voxel": (np.indices((9, 14, 13)).sum(axis=0) % 7 == 0, np.arange(1638).reshape(9, 14, 13) == 7),
     "far apart": (np.indices((9, 14, 13))[1] < 2, np.indices((9, 14, 13))[1] > 11),
-}  # fmt: skip
+}
 
 
 def tensor(mask):

@@ -10,18 +10,18 @@ import torch
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
 from geols_precompute.errors import MissingExtraError
+from geols_train.data import whole_box
+from geols_train.evaluate import CaseResult
+from geols_train.log import RunLog
 from geols_train.metrics import Agreement
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.run import make_spec
-from geols_train.testing import CaseResult
-from geols_train.tracking import Tracker
-from geols_train.windows import whole_box
 
 
 def test_curves_of_one_epoch(tmp_path):
-    with Tracker(tmp_path) as tracker:
-        tracker.log({"loss": 1.0}, 1)
-        tracker.log({"epoch": 1, "loss": 1.0, "validation_dice": 0.5, "validation_dice_a": 0.5}, 1)
+    with RunLog(tmp_path) as log:
+        log.write({"loss": 1.0}, 1)
+        log.write({"epoch": 1, "loss": 1.0, "validation_dice": 0.5, "validation_dice_a": 0.5}, 1)
     draw_curves(tmp_path)
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
@@ -42,5 +42,5 @@ def test_cases_with_and_without_anything_predicted(tmp_path):
 
 def test_matplotlib_is_an_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with Tracker(tmp_path), pytest.raises(MissingExtraError, match=r"matplotlib is not installed"):
+    with RunLog(tmp_path), pytest.raises(MissingExtraError, match=r"matplotlib is not installed"):
         draw_curves(tmp_path)

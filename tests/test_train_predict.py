@@ -16,7 +16,8 @@ from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.prepare import prepare, to_int16
 from geols_precompute.data.volumes import Volume, read_image, read_volume
 from geols_precompute.errors import InputError, OutputError
-from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import Preprocessing, TrainingHints
 from geols_train.checkpoint import NetworkSpec
 from geols_train.data import CaseReader
 from geols_train.predict import Predictor, label_map, network_input, resample_probabilities
@@ -45,9 +46,14 @@ class Threshold(nn.Module):
 
 def predictor(spacing=None, window=(8, 8, 8)):
     spec = NetworkSpec(
-        features=(4, 8), classes=class_table({7: "a", 300: "b"}), skull_stripped=False, window=window, overlap=0.5,
-        preprocessing=Preprocessing(modalities=("ct",), spacing=spacing), regions={},
-    )  # fmt: skip
+        features=(4, 8),
+        classes=ClassTable.from_names({7: "a", 300: "b"}),
+        skull_stripped=False,
+        window=window,
+        overlap=0.5,
+        preprocessing=Preprocessing(modalities=("ct",), spacing=spacing),
+        regions={},
+    )
     return Predictor(network=Threshold(), spec=spec, precision="float32")
 
 
@@ -94,7 +100,7 @@ def test_resampling_returns_a_linear_field_as_it_was():
     z, y, x = np.indices((9, 14, 17))
     field = (0.7 * x + 1.3 * y + 2.9 * z).astype(np.float32)
     volume = Volume(image=field[None], label=None, geometry=source)
-    prepared = prepare(volume, spacing=(1.0, 1.0, 1.0), clip=None)
+    prepared = prepare(volume, Preprocessing(modalities=("ct",), spacing=(1.0, 1.0, 1.0)))
     back = resample_probabilities(prepared.image, prepared.geometry, source)[0]
     inner = (slice(1, -1),) * 3
     np.testing.assert_allclose(back[inner], field[inner], atol=1e-3)
@@ -120,9 +126,14 @@ def test_a_file_gives_the_same_input_as_the_store(tmp_path, skull_stripped):
 @pytest.mark.parametrize(("values", "dtype"), [({1: "a"}, np.uint8), ({300: "a"}, np.int16), ({70000: "a"}, np.int32)])
 def test_the_smallest_type_that_holds_the_values(values, dtype):
     spec = NetworkSpec(
-        features=(4,), classes=class_table(values), skull_stripped=False, window=(1, 1, 1), overlap=0.0,
-        preprocessing=Preprocessing(modalities=("ct",)), regions={},
-    )  # fmt: skip
+        features=(4,),
+        classes=ClassTable.from_names(values),
+        skull_stripped=False,
+        window=(1, 1, 1),
+        overlap=0.0,
+        preprocessing=Preprocessing(modalities=("ct",)),
+        regions={},
+    )
     found = label_map(np.array([0.2, 0.8], np.float32).reshape(2, 1, 1, 1), spec)
     assert found.dtype == dtype
     assert found.item() == max(values)

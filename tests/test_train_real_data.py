@@ -11,11 +11,12 @@ import torch
 from click.testing import CliRunner
 
 from geols_precompute.cli.precompute import precompute
+from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.volumes import read_image
-from geols_precompute.recipe.parameters import Preprocessing, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import Preprocessing
 from geols_train import cli
 from geols_train.checkpoint import NetworkSpec
-from geols_train.inputs import find_images
 from geols_train.predict import Predictor
 
 torch.set_num_threads(1)
@@ -53,10 +54,14 @@ def test_hippocampus_from_files_to_files(real_data, tmp_path):
 
 def test_a_ct_comes_back_from_the_recipes_grid(real_data, tmp_path):
     spec = NetworkSpec(
-        features=(2, 4), classes=class_table({1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"}), overlap=0.0,
+        features=(2, 4),
+        classes=ClassTable.from_names({1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"}),
+        overlap=0.0,
         preprocessing=Preprocessing(modalities=("ct",), spacing=(2.5, 2.0, 2.0), clip=(0.5, 99.5)),
-        skull_stripped=False, window=(48, 160, 192), regions={},
-    )  # fmt: skip
+        skull_stripped=False,
+        window=(48, 160, 192),
+        regions={},
+    )
     torch.manual_seed(0)
     predictor = Predictor(network=spec.network().eval(), spec=spec, precision="float32")
     (case,), problems = predictor.find(real_data("flare"))
@@ -78,10 +83,31 @@ def test_brats_modalities_are_grouped(real_data):
 def test_hippocampus_reaches_the_dice_that_is_asked_for(real_data, tmp_path, method):
     run(precompute, "--workers", "0", "--out", tmp_path / "stores", real_data("hippocampus"))
     run(
-        cli.train, tmp_path / "stores", "--method", method, "--split", "140,20,40", "--features", "16,32,64,128",
-        "--lr", "1e-3", "--schedule", "poly", "--batch-size", "2", "--epochs", "12", "--augment", "flips",
-        "--flip-axes", "x", "--cache", "ram", "--out", tmp_path / "run",
-    )  # fmt: skip
+        cli.train,
+        tmp_path / "stores",
+        "--method",
+        method,
+        "--split",
+        "140,20,40",
+        "--features",
+        "16,32,64,128",
+        "--lr",
+        "1e-3",
+        "--schedule",
+        "poly",
+        "--batch-size",
+        "2",
+        "--epochs",
+        "12",
+        "--augment",
+        "flips",
+        "--flip-axes",
+        "x",
+        "--cache",
+        "ram",
+        "--out",
+        tmp_path / "run",
+    )
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["cases"] == 40
     assert summary["mean_foreground_dice"] >= 0.86

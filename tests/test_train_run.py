@@ -14,13 +14,20 @@ from geols_precompute.errors import InputError, OutputError, RecipeError, StoreE
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.share.pack import pack
 from geols_train.config import TrainConfig
+from geols_train.log import read_log
 from geols_train.run import holds_run, resumed_config, train_and_test, with_size
-from geols_train.tracking import read_log
 
 FILES = {
-    "config.toml", "split.json", "log.jsonl", "best.pt", "last.pt", "test_cases.csv", "summary.json", "curves.png",
+    "config.toml",
+    "split.json",
+    "log.jsonl",
+    "best.pt",
+    "last.pt",
+    "test_cases.csv",
+    "summary.json",
+    "curves.png",
     "cases.png",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def test_a_run_folder(out, tmp_path):
 
 
 def test_a_packed_label_store_trains_to_the_same_numbers(out, tmp_path):
-    pack(open_fixture(out).labels, tmp_path / "public.zarr.zip", {}, lambda: None)
+    pack(open_fixture(out).labels, tmp_path / "public.zarr.zip", {}, lambda case, error: None)
     logs = []
     for name, labels in (("folder", "labels"), ("packed", str(tmp_path / "public.zarr.zip"))):
         train_and_test(tiny_config(out, labels=labels, workers=1), tmp_path / name)
@@ -60,10 +67,12 @@ def test_repeats_share_the_split_and_differ_in_their_seeds(out, tmp_path):
     assert (summary["method"], summary["alpha"], summary["epochs"]) == ("geols", 0.1, 1)
     assert read_log(tmp_path / "run/repeat-1") != read_log(tmp_path / "run/repeat-2")
     assert holds_run(tmp_path / "run")
-    # what is finished is not done again
+    # what is finished is not done again; what a crash left half written goes
+    (abandoned := tmp_path / f"run/repeat-1/.tmp-{'0' * 32}").write_bytes(b"half a checkpoint")
     log = (tmp_path / "run/repeat-1/log.jsonl").stat().st_mtime_ns
     assert train_and_test(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True) == summary
     assert (tmp_path / "run/repeat-1/log.jsonl").stat().st_mtime_ns == log
+    assert not abandoned.exists()
 
 
 @pytest.mark.parametrize("repeats", [1, 2])

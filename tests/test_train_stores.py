@@ -43,7 +43,7 @@ def test_the_stores_are_found_below_the_data_or_in_the_folder_itself(tmp_path):
 def test_a_packed_label_store_by_name_or_path(tmp_path):
     out = make_stores(tmp_path / "data/geols", cases=2)
     unpacked = LabelStore.open(out / "labels.zarr")
-    write_packed(unpacked, out / "public.zarr.zip", {}, lambda: None)
+    write_packed(unpacked, out / "public.zarr.zip", {}, lambda case, error: None)
     for labels in ("public", "public.zarr.zip", str(out / "public.zarr.zip")):
         stores = open_stores(tmp_path / "data", labels, maps_needed=True)
         assert stores.labels.digest == unpacked.digest
@@ -58,7 +58,7 @@ def test_what_the_stores_say(tmp_path):
     stores = open_fixture(make_stores(tmp_path, cases=1, hints=hints, modalities=2, ignore=9))
     assert stores.hints == hints
     assert stores.preprocessing.modalities == ("m0", "m1")
-    assert stores.preprocessing.ignore == 9
+    assert stores.classes.ignore == 9
     assert [c.value for c in stores.classes] == [0, 2, 5]
 
 

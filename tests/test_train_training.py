@@ -11,13 +11,12 @@ import pytest
 import torch
 from train_fixtures import make_fixture_reader, make_stores, tiny_config
 
+from geols_precompute.signals import Stopped, StopRequest
 from geols_train import training
-from geols_train.distributed import ALONE
-from geols_train.hardware import OutOfMemoryError
-from geols_train.interrupt import Stopped, StopRequest
+from geols_train.device import ONE_PROCESS, OutOfMemoryError
+from geols_train.log import read_log
 from geols_train.run import make_spec
 from geols_train.splits import make_split
-from geols_train.tracking import read_log
 from geols_train.training import Trainer, TrainingError
 
 
@@ -40,7 +39,7 @@ def trainer(out, reader, tmp_path):
         folder = folder or tmp_path / f"run{next(numbers)}"
         folder.mkdir(exist_ok=True)
         split = make_split(config.split, reader.stores.cases, seed=0)
-        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ALONE)
+        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
 
     return make
 
@@ -67,18 +66,22 @@ def test_alpha_zero_and_ce_are_the_same_training(trainer):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "ls"}, {"method": "fl"}, {"method": "svls"}, {"method": "geols", "normalize": "none"},
-        {"method": "geols", "dice_weight": 1.0}, {"method": "ce", "augment": "none", "epochs": 12},
+        {"method": "ls"},
+        {"method": "fl"},
+        {"method": "svls"},
+        {"method": "geols", "normalize": "none"},
+        {"method": "geols", "dice_weight": 1.0},
+        {"method": "ce", "augment": "none", "epochs": 12},
         {"method": "geols", "window": (6, 6, 6), "crop": None, "cache": "ram", "augment": "flips", "flip_axes": "x"},
     ],
-)  # fmt: skip
+)
 def test_every_method_learns(trainer, settings):
     run = trainer(**{"epochs": 6, **settings})
-    progress = run.train()
+    state = run.train()
     found = losses(run)
     assert sum(found[-3:]) < sum(found[:3])
-    assert 0 <= progress.best_dice <= 1
-    assert 1 <= progress.best_epoch <= run.config.epochs
+    assert 0 <= state.best_dice <= 1
+    assert 1 <= state.best_epoch <= run.config.epochs
     assert (run.folder / "best.pt").exists()
 
 
@@ -106,7 +109,7 @@ def test_a_run_that_accumulates_stops_between_steps_of_the_optimiser_and_resumes
     class AlwaysRequested(StopRequest):
         @property
         def requested(self):
-            places.append(len(stopped.progress.losses))
+            places.append(len(stopped.state.losses))
             return True
 
     monkeypatch.setattr(training, "stop_between_steps", lambda: nullcontext(AlwaysRequested()))
@@ -161,10 +164,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(trainer, method, monkeypatch):
         assert len(losses(run)) == stops
     last = trainer(folder, **settings)
     last.restore()
-    progress = last.train()
+    state = last.train()
     assert torch.equal(weights(last), weights(whole))
     assert losses(last) == losses(whole)
-    assert progress == whole.progress
+    assert state == whole.state
     without_time = [[{k: v for k, v in x.items() if k != "seconds"} for x in read_log(t.folder)] for t in (last, whole)]
     assert without_time[0] == without_time[1]
 
@@ -202,7 +205,7 @@ def test_a_stop_during_validation_is_saved_too(trainer, monkeypatch):
             run.train()
     again = trainer(run.folder, epochs=2)
     again.restore()
-    assert again.step == 2
+    assert again.batches_done == 2
     again.train()
     assert torch.equal(weights(again), weights(whole))
 
@@ -213,7 +216,7 @@ def test_varied_intensities_leave_the_padding_alone_and_resume_to_the_same_numbe
     stored = next(iter(run.loader))
     changed = 0
     for step in range(8):
-        run.progress.losses = [0.0] * step
+        run.state.epoch = step
         (varied, again), usual = (run.prepare(stored) for _ in range(2)), plain.prepare(stored)
         assert torch.equal(varied.image, again.image)
         assert (varied.image[~stored.inside_BZYX()[:, None]] == 0).all()
@@ -262,7 +265,7 @@ def test_a_loss_that_is_not_finite_names_the_cases(trainer, monkeypatch):
     run = trainer(augment="none")
     before = weights(run)
     monkeypatch.setattr(run, "objective", lambda logits, batch: logits.sum() * math.nan)
-    with pytest.raises(TrainingError, match=r"nan in step 1 \(epoch 1\); its cases are case_0\d, case_0\d\."):
+    with pytest.raises(TrainingError, match=r"nan in batch 1 \(epoch 1\); its cases are case_0\d, case_0\d\."):
         run.train()
     assert torch.equal(weights(run), before)
 
@@ -281,7 +284,7 @@ def test_out_of_memory_says_which_option_to_lower(trainer, monkeypatch):
 def test_the_schedule(trainer):
     run = trainer(schedule="poly", lr=1.0, epochs=5)
     assert run.learning_rate() == 1.0
-    run.progress.epoch = 4
+    run.state.epoch = 4
     assert run.learning_rate() == pytest.approx(0.2**0.9)
     assert trainer(lr=0.5).learning_rate() == 0.5
 
@@ -291,11 +294,10 @@ def test_padded_and_ignored_voxels_teach_nothing(trainer):
     batch = next(iter(run.loader)).normalised()
     logits = torch.randn(2, 3, *batch.image.shape[2:])
     expected = run.objective(logits, batch)
-    counted = batch.counted.clone()
-    counted[:, 0] = False
-    label = torch.where(counted, batch.label, 255)
-    moved = batch.with_spatial([batch.image, label, counted, batch.maps])
-    wild = torch.where(counted[:, None], logits, logits * 100)
+    label = batch.label.clone()
+    label[:, 0] = 255
+    moved = batch.with_spatial([batch.image, label, batch.maps])
+    wild = torch.where(label[:, None] != 255, logits, logits * 100)
     assert torch.isfinite(run.objective(wild, moved))
     torch.testing.assert_close(run.objective(wild, moved), run.objective(logits, moved))
     assert run.objective(logits, moved) != expected

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from geols_precompute.errors import RecipeError
-from geols_train.unet import UNet3D, require_size, smallest_size
+from geols_train.config import require_size, smallest_size
+from geols_train.unet import UNet3D
 
 
 def test_parameters_of_the_paper():

@@ -11,7 +11,8 @@ from scipy import ndimage
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.prepare import to_int16
 from geols_precompute.digests import sha256_hex
-from geols_precompute.recipe.parameters import MapParameters, Preprocessing, Recipe, TrainingHints, class_table
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import MapParameters, Preprocessing, ResolvedRecipe, TrainingHints
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
@@ -37,18 +38,29 @@ def ball_label(rng, shape=SHAPE, classes=2):
 
 
 def make_stores(
-    out: Path, *, cases=6, shape=SHAPE, names=NAMES, modalities=1, hints=None, background="complement", ignore=None,
-    spacing=(1.0, 1.5, 2.0), absent=(), vary=False,
-) -> Path:  # fmt: skip
+    out: Path,
+    *,
+    cases=6,
+    shape=SHAPE,
+    names=NAMES,
+    modalities=1,
+    hints=None,
+    background="complement",
+    ignore=None,
+    spacing=(1.0, 1.5, 2.0),
+    absent=(),
+    vary=False,
+) -> Path:
     """Write volumes.zarr and labels.zarr of `cases` cases; class index 2 is absent from the cases in `absent`."""
-    prepared = Preprocessing(modalities=tuple(f"m{i}" for i in range(modalities)), ignore=ignore)
-    recipe = Recipe(
-        classes=class_table(names), preprocessing=prepared, maps=MapParameters(background=background),
+    recipe = ResolvedRecipe(
+        classes=ClassTable.from_names(names, ignore=ignore),
+        preprocessing=Preprocessing(modalities=tuple(f"m{i}" for i in range(modalities))),
+        maps=MapParameters(background=background),
         hints=hints or TrainingHints(),
-    )  # fmt: skip
+    )
     volumes, labels = out / "volumes.zarr", out / "labels.zarr"
     training = {"training": recipe.hints.as_json()}
-    create_store(volumes, root_metadata("geols-volumes", prepared.as_json(), recipe.classes, training))
+    create_store(volumes, root_metadata("geols-volumes", recipe.preprocessing_json(), recipe.classes, training))
     create_store(labels, root_metadata("geols-labels", recipe.as_json(), recipe.classes, {}))
     for number in range(cases):
         rng = np.random.default_rng(number)
@@ -68,23 +80,24 @@ def commit_fixture(out, case, label, recipe, rng, spacing):
     geometry = Geometry(
         size=label.shape[::-1], spacing=spacing[::-1], origin=(1.0, -2.0, 3.0), direction=tuple(np.eye(3).ravel())
     )
-    image = np.stack([
-        100.0 * (m + 1) * np.where(label == 255, 0, label) + rng.normal(0, 15, label.shape)
-        for m in range(len(recipe.preprocessing.modalities))
-    ])  # fmt: skip
+    hard = np.where(label == 255, 0, label)
+    count = len(recipe.preprocessing.modalities)
+    image = np.stack([100.0 * (m + 1) * hard + rng.normal(0, 15, label.shape) for m in range(count)])
     stored, scale, offset = to_int16(np.rint(image).astype(np.float32))
-    values = [c.value for c in recipe.classes]
-    first = 0 if recipe.maps.background == "seeds" else 1
-    present = [i for i in range(first, len(values)) if (label == i).any()]
-    maps = np.stack([
-        np.rint(255 * np.exp(-ndimage.distance_transform_edt(label != i) / 3)) * (i in present)
-        for i in range(first, len(values))
-    ]).astype(np.uint8)  # fmt: skip
+    values = recipe.classes.values
+    present = [i for i in recipe.channels if (label == i).any()]
+    distances = {i: ndimage.distance_transform_edt(label != i) for i in recipe.channels}
+    maps = np.stack([np.rint(255 * np.exp(-d / 3)) * (i in present) for i, d in distances.items()]).astype(np.uint8)
     digest = sha256_hex(case.encode())
     source = {"image_sha256": [digest] * len(image), "label_sha256": digest, "geometry_sha256": digest}
     document = {"source": source, "source_geometry": geometry.as_json(), "image": {"scale": scale, "offset": offset}}
     commit_case(out / "volumes.zarr", case, {"image": stored, "label": label}, geometry, document)
-    document = {"source": source, "present": [values[i] for i in present], "channels": values[first:], "seeds": {}}
+    document = {
+        "source": source,
+        "present": [values[i] for i in present],
+        "channels": [values[i] for i in recipe.channels],
+        "seeds": {},
+    }
     commit_case(out / "labels.zarr", case, {"maps": maps}, geometry, {**document, "stats": {}})
 
 
@@ -102,7 +115,14 @@ def make_fixture_reader(out: Path) -> CaseReader:
 def tiny_config(out: Path, **changes) -> TrainConfig:
     """Two levels, two epochs, three training cases: about a second."""
     settings = {
-        "data": out, "epochs": 2, "batch_size": 2, "lr": 1e-2, "features": (4, 8), "split": "3,1,2", "device": "cpu",
-        "precision": "float32", "crop": (8, 10, 8),
-    }  # fmt: skip
+        "data": out,
+        "epochs": 2,
+        "batch_size": 2,
+        "lr": 1e-2,
+        "features": (4, 8),
+        "split": "3,1,2",
+        "device": "cpu",
+        "precision": "float32",
+        "crop": (8, 10, 8),
+    }
     return TrainConfig(**{**settings, **changes})

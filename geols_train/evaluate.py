@@ -1,4 +1,4 @@
-"""Testing: predicts cases of the stores, measures them, and writes the table and the summary of a run."""
+"""Evaluation: predicts whole cases from overlapping windows, measures them, and makes the table and the summary."""
 
 from __future__ import annotations
 
@@ -12,16 +12,79 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from geols_train.checkpoint import NetworkSpec
-from geols_train.config import Extent
-from geols_train.data import CaseReader, Sample
-from geols_train.hardware import Precision
-from geols_train.inference import predict_probabilities
+from geols_train.config import Extent, Precision, Size
+from geols_train.data import Box, CaseReader, Sample, centre_box, covering_boxes, whole_box
+from geols_train.device import autocast
 from geols_train.metrics import Agreement, agreement, calibration_error, foreground_dice
-from geols_train.windows import centre_box, whole_box
 
+#: As in nnU-Net (Isensee et al. 2021): standard deviation of the weights as a share of the window.
+GAUSSIAN_SIGMA = 1 / 8
 COLUMNS = ("case", "structure", "dice", "surface_dice", "hd95_mm", "ece")
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    network: nn.Module, image_MZYX: torch.Tensor, *, window: Size, overlap: float, precision: Precision = "auto"
+) -> torch.Tensor:
+    """Return class probabilities [c,z,y,x] float32 of a volume, on the device of the network.
+
+    Where windows overlap, each counts by a Gaussian weight that is largest in its middle. A volume smaller than the
+    window is padded with zeros, as in training.
+
+    Args:
+        network: from [1,modality,z,y,x] to logits [1,c,z,y,x].
+        image_MZYX: z-scores, float32.
+        window: (z,y,x) voxels.
+        overlap: share of a window that its neighbour covers too.
+        precision: of the network; the average is float32.
+    """
+    device = next(network.parameters()).device
+    image_MZYX = image_MZYX.to(device)
+    shape = image_MZYX.shape[1:]
+    weights_ZYX = gaussian_weights(window).to(device)
+    total_ZYX = torch.zeros(shape, device=device)
+    sum_CZYX: torch.Tensor | None = None
+    for box in covering_boxes(shape, window, overlap=overlap):
+        with autocast(device, precision):
+            logits_CZYX = network(_cut(image_MZYX, box)[None])[0]
+        weighted = logits_CZYX.float().softmax(dim=0) * weights_ZYX
+        if sum_CZYX is None:
+            sum_CZYX = torch.zeros((len(weighted), *shape), device=device)
+        (z, y, x), (wz, wy, wx) = box.inside(shape), box.placed(shape)
+        sum_CZYX[:, z, y, x] += weighted[:, wz, wy, wx]
+        total_ZYX[z, y, x] += weights_ZYX[wz, wy, wx]
+    assert sum_CZYX is not None
+    return sum_CZYX / total_ZYX
+
+
+def gaussian_weights(size: Sequence[int]) -> torch.Tensor:
+    """Return weights [z,y,x] float32, about 1 in the middle of a window, above 1e-11 at its corners."""
+    weights_ZYX = torch.ones(())
+    for n in size:
+        distance = torch.arange(n) - (n - 1) / 2
+        axis = torch.exp(-0.5 * (distance / (GAUSSIAN_SIGMA * n)) ** 2)
+        weights_ZYX = weights_ZYX[..., None] * axis
+    return weights_ZYX
+
+
+def _cut(image_MZYX: torch.Tensor, box: Box) -> torch.Tensor:
+    """Return the voxels of a box, 0 where it reaches beyond the volume."""
+    shape = image_MZYX.shape[1:]
+    z, y, x = box.inside(shape)
+    pads = [
+        n
+        for placed, size in zip(reversed(box.placed(shape)), reversed(box.size), strict=True)
+        for n in (placed.start, size - placed.stop)
+    ]
+    return functional.pad(image_MZYX[:, z, y, x], pads)
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +153,8 @@ class CaseResult:
 
 def structure_indices(spec: NetworkSpec) -> dict[str, list[int]]:
     """Return {structure: class indices}: every foreground class, then every region of the recipe."""
-    index = {label.value: i for i, label in enumerate(spec.classes)}
-    classes = {label.name: [index[label.value]] for label in spec.classes[1:]}
-    return classes | {name: [index[value] for value in values] for name, values in spec.regions.items()}
+    classes = {name: [index] for index, name in enumerate(spec.classes.names) if index}
+    return classes | {name: list(map(spec.classes.index_of, values)) for name, values in spec.regions.items()}
 
 
 def write_cases(path: Path, results: Sequence[CaseResult]) -> None:
@@ -112,16 +174,21 @@ def summarise(results: Sequence[CaseResult], spec: NetworkSpec) -> dict[str, Any
 
     A mean distance is over the cases where it is defined; `hd95_undefined` counts the others.
     """
-    foreground = [label.name for label in spec.classes[1:]]
     return {
         "cases": len(results),
-        "mean_foreground_dice": _mean([result.mean_dice(foreground) for result in results]),
+        "mean_foreground_dice": _mean([result.mean_dice(spec.classes.foreground) for result in results]),
         "ece": _mean([result.ece for result in results]),
         "structures": {
             name: _structure_summary([result.structures[name] for result in results])
             for name in structure_indices(spec)
         },
     }
+
+
+def ranked(results: Sequence[CaseResult], spec: NetworkSpec) -> list[CaseResult]:
+    """Return the worst, the median and the best case by mean foreground Dice."""
+    order = sorted(results, key=lambda result: result.mean_dice(spec.classes.foreground))
+    return [order[0], order[len(order) // 2], order[-1]]
 
 
 def mean_and_std(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""Log: every number of a run as JSON lines, and to TensorBoard if asked; and where the time of its batches goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import torch
+
+from geols_precompute.atomic import replace_file
+from geols_precompute.errors import MissingExtraError
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """Writes to a run folder; a context manager.
+
+    Args:
+        folder: of the run.
+        tensorboard: also write TensorBoard files below it.
+        after: keep only the lines up to this batch: a resumed run repeats what came after its checkpoint.
+        enabled: disabled, it writes nothing.
+
+    Raises:
+        MissingExtraError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False, after: int = 0, enabled: bool = True) -> None:
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if not enabled:
+            return
+        path = folder / LOG
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after]
+        replace_file(path, "".join(kept).encode())
+        if tensorboard:
+            self._board = _summary_writer(folder / "tensorboard", after)
+        self._file = path.open("a")
+
+    def write(self, metrics: Mapping[str, float], batch: int) -> None:
+        """Write numbers under their names, as they are after `batch` batches; the file calls that number "step"."""
+        if self._file is not None:
+            self._file.write(json.dumps({"step": batch, **metrics}, allow_nan=False) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, batch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Return the lines of a run's log."""
+    return [json.loads(line) for line in _whole_lines(folder / LOG)]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a log; one that a crash cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("}\n")]
+
+
+def _summary_writer(folder: Path, after: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=after + 1)
+
+
+class StepTimer:
+    """Adds up the time between laps under names. Disabled, it does nothing, and does not wait for the device either.
+
+    Attributes:
+        enabled: whether it measures.
+        steps: how many steps the laps belong to; a step is one batch through the network and back.
+    """
+
+    def __init__(self, device: torch.device, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self.steps = 0
+        self._device = device
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._last = time.perf_counter()
+
+    def start(self) -> None:
+        """Begin a lap."""
+        if self.enabled:
+            self._last = self._now()
+
+    def lap(self, name: str) -> None:
+        """Add the time since the last lap, or since `start`, under `name`."""
+        if self.enabled:
+            now = self._now()
+            self._seconds[name] += now - self._last
+            self._last = now
+
+    def share(self, name: str) -> float:
+        """Return the share of the steps' time that was spent under a name."""
+        return self._seconds[name] / max(sum(self._seconds.values()), 1e-9)
+
+    def table(self) -> str:
+        """Return milliseconds per step and shares, in the order of the laps."""
+        total, steps = sum(self._seconds.values()), max(1, self.steps)
+        rows = [*self._seconds.items(), ("step", total)]
+        return "\n".join(f"{name:<10}{1e3 * s / steps:9.2f} ms {s / max(total, 1e-9):7.1%}" for name, s in rows)
+
+    def _now(self) -> float:
+        # What a GPU was asked for is not yet done. The copy of the next batch, on another stream, is not waited for.
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return time.perf_counter()

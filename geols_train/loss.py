@@ -1,0 +1,287 @@
+"""Losses over the voxels that count: soft cross-entropy, focal loss, and a Dice term that is right for soft targets.
+
+Soft cross-entropy stands here twice, with the same value: plain, from a volume of soft labels, and fused, from class
+indices and maps as stored. The fused one goes through the voxels in slabs. In each, the soft label is made, the loss
+added up, and, if it will be asked for, its gradient written to where it is wanted: one array of the size of the logits,
+all that is kept for the backward pass.
+
+Shapes: B cases, C classes (background first), K stored channels, then z,y,x; V voxels of a slab. A voxel counts if its
+class index is not 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from geols_precompute.errors import InputError
+from geols_precompute.recipe.classes import IGNORE_INDEX
+from geols_precompute.softlabel import Normalize
+from geols_precompute.store.reader import LabelStore
+from geols_train.batches import Batch
+from geols_train.config import TrainConfig
+from geols_train.device import World
+from geols_train.targets import METHODS, Mix
+
+#: Voxels per slab and device type: what fits a CPU's cache, and what keeps a GPU busy.
+SLAB = {"cpu": 2**16}
+LARGE_SLAB = 2**21
+
+
+class SoftCrossEntropy(nn.Module):
+    """The GeoLS loss: the mean over voxels of -Σ_c y_c log p_c (GeoLS eq. 1), y the soft label of labels and maps.
+
+    No volume of soft labels is built: beside the logits it needs one gradient of their size. Ignored voxels do not
+    count. Each call's gradient is given once: call again instead of a second `backward`.
+
+    Args:
+        channels: the class index of each channel of the maps; `LabelStore.channels`.
+        alpha: share of the geodesic part, in [0, 1].
+        normalize: sum divides the maps by their sum over classes (the paper), none does not (the published code).
+
+    Raises:
+        InputError: α outside [0, 1].
+
+    Example:
+        >>> from geols_precompute import LabelStore
+        >>> from geols_train import LabelMaps, SoftCrossEntropy
+        >>> store = LabelStore.open("labels.zarr")
+        >>> loss = SoftCrossEntropy.for_store(store, alpha=0.1)
+        >>> item = LabelMaps(store)[0]
+        >>> maps, present = item["maps"][None], item["present"][None]
+        >>> label = torch.ones(1, *maps.shape[2:], dtype=torch.uint8)  # class indices
+        >>> logits = torch.zeros(1, len(store.classes), *maps.shape[2:], requires_grad=True)
+        >>> loss(logits, label, maps, present).backward()
+        >>> logits.grad.shape == logits.shape
+        True
+    """
+
+    def __init__(self, *, channels: Sequence[int], alpha: float = 0.1, normalize: Normalize = "sum") -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha must be in [0, 1], got {alpha}")
+        self.mix = Mix(method="geols", channels=tuple(channels), alpha=alpha, normalize=normalize)
+
+    @classmethod
+    def for_store(cls, store: LabelStore, *, alpha: float = 0.1, normalize: Normalize = "sum") -> Self:
+        """Return the loss for maps of a store."""
+        return cls(channels=store.channels, alpha=alpha, normalize=normalize)
+
+    def forward(
+        self, logits: torch.Tensor, label: torch.Tensor, maps: torch.Tensor, present: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss, a float32 scalar; 0 if no voxel counts.
+
+        Args:
+            logits: [b,c,z,y,x] float32, float16 or bfloat16; other axes may stand in place of z,y,x.
+            label: class indices [b,z,y,x] of any integer type, 255 where ignored.
+            maps: as stored, [b,k,z,y,x] uint8.
+            present: [b,c] bool, whether a case's whole volume has the class.
+
+        Raises:
+            InputError: shapes that do not fit.
+        """
+        B, C, *axes = logits.shape
+        wanted = {"label": (B, *axes), "maps": (B, len(self.mix.channels), *axes), "present": (B, C)}
+        for (name, shape), tensor in zip(wanted.items(), (label, maps, present), strict=True):
+            if tensor.shape != shape:
+                raise InputError(
+                    f"{name} has the shape {tuple(tensor.shape)}; logits of shape {tuple(logits.shape)} ask for {shape}"
+                )
+        return fused_cross_entropy(logits, label, maps, present, mix=self.mix)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print`."""
+        return f"channels={self.mix.channels}, alpha={self.mix.alpha}, normalize={self.mix.normalize!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a training minimises.
+
+    Attributes:
+        mix: how labels are softened.
+        focal_gamma: γ of the focal loss, if the method has that.
+        dice_weight: of a Dice term; 0 leaves it out.
+        world: the processes that share the batch.
+    """
+
+    mix: Mix
+    focal_gamma: float
+    dice_weight: float
+    world: World
+
+    @classmethod
+    def of(cls, config: TrainConfig, channels: tuple[int, ...], world: World) -> Self:
+        """Return what a configuration asks for, over maps with these channels."""
+        mix = Mix(method=config.method, channels=channels, alpha=config.alpha, normalize=config.normalize)
+        return cls(mix=mix, focal_gamma=config.focal_gamma, dice_weight=config.dice_weight, world=world)
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the loss of this process's part of the batch, whose mean over processes is the batch's."""
+        method, label = METHODS[self.mix.method], batch.label
+        if method.is_pointwise and not method.is_focal and not self.dice_weight:
+            loss = fused_cross_entropy(logits, label, batch.maps, batch.present, mix=self.mix)
+            return self._weighted(loss, label)
+        target = self.mix.soft_label(label, batch.maps, batch.present, logits.shape[1])
+        if method.is_focal:
+            loss = focal_loss(logits, target, label, gamma=self.focal_gamma)
+        else:
+            loss = soft_cross_entropy(logits, target, label)
+        loss = self._weighted(loss, label)
+        if self.dice_weight:
+            loss = loss + self.dice_weight * dice_semimetric_loss(logits, target, label, self.world.sum)
+        return loss
+
+    def _weighted(self, mean: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Weigh a mean over this process's voxels as the mean over all processes' voxels asks."""
+        if self.world.size == 1:
+            return mean
+        count = (label != IGNORE_INDEX).sum().float()
+        return mean * count * self.world.size / self.world.sum(count).clamp(min=1)
+
+
+# --- from soft labels -------------------------------------------------------------------------------------------------
+
+
+def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return the mean over counted voxels of -Σ_c y_c log p_c (GeoLS eq. 1); 0 if no voxel counts.
+
+    Args:
+        logits: [b,c,z,y,x].
+        target: soft labels y [b,c,z,y,x].
+        label: class indices [b,z,y,x]; a voxel counts where they are not 255.
+    """
+    log_p = functional.log_softmax(logits.float(), dim=1)
+    return _mean(-(target * log_p).sum(dim=1), label)
+
+
+def focal_loss(logits: torch.Tensor, target: torch.Tensor, label: torch.Tensor, *, gamma: float) -> torch.Tensor:
+    """Return the mean over counted voxels of -(1 - p_y)^γ log p_y (Lin et al. 2017).
+
+    Args:
+        logits: [b,c,z,y,x].
+        target: one-hot labels [b,c,z,y,x].
+        label: class indices [b,z,y,x]; a voxel counts where they are not 255.
+        gamma: γ, 0 or more.
+    """
+    log_p = (target * functional.log_softmax(logits.float(), dim=1)).sum(dim=1)
+    # where p is 1, as at voxels that do not count, the power has no finite slope for γ < 1
+    missing = (1 - log_p.exp()).clamp(min=torch.finfo(torch.float32).eps)
+    return _mean(-(missing**gamma) * log_p, label)
+
+
+def dice_semimetric_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    label: torch.Tensor,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+) -> torch.Tensor:
+    """Return the Dice semimetric loss, DML1 of Wang et al. 2023, averaged over the foreground classes.
+
+    1 - (‖p‖ + ‖y‖ - ‖p - y‖) / (‖p‖ + ‖y‖) with L1 norms over the counted voxels of the batch. On hard targets it
+    equals the usual soft Dice loss; unlike that, its one minimum is p = y when y is soft, whereas
+    1 - 2Σpy / (Σp + Σy) pulls p to 0 and 1 and so undoes the smoothing.
+
+    Args:
+        logits: [b,c,z,y,x].
+        target: soft labels y [b,c,z,y,x].
+        label: class indices [b,z,y,x]; a voxel counts where they are not 255.
+        total: adds the norms of other processes, which have parts of the batch, to those of this one.
+    """
+    p = logits.float().softmax(dim=1)[:, 1:]
+    y = target[:, 1:]
+    counted = (label != IGNORE_INDEX)[:, None]
+    axes = (0, *range(2, logits.ndim))
+    difference_C = total(((p - y).abs() * counted).sum(dim=axes))
+    total_C = total(((p + y) * counted).sum(dim=axes))
+    # 1 - (total - difference) / total; the softmax is positive, so only a batch without counted voxels has total 0
+    return (difference_C / total_C.clamp(min=torch.finfo(torch.float32).tiny)).mean()
+
+
+def _mean(loss: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    counted = label != IGNORE_INDEX
+    # where, not a product: a voxel that does not count must not spread its NaN or infinity
+    return torch.where(counted, loss, 0).sum() / counted.sum().clamp(min=1)
+
+
+# --- fused ------------------------------------------------------------------------------------------------------------
+
+
+def fused_cross_entropy(
+    logits: torch.Tensor,
+    label: torch.Tensor,
+    maps: torch.Tensor | None = None,
+    present: torch.Tensor | None = None,
+    *,
+    mix: Mix,
+) -> torch.Tensor:
+    """Return `soft_cross_entropy` of the soft label of `mix`, in a fraction of its memory; for pointwise methods.
+
+    Args:
+        logits: [b,c,z,y,x] float32, float16 or bfloat16.
+        label: class indices [b,z,y,x], 255 where a voxel does not count; 0 is returned if none does.
+        maps: as stored, [b,k,z,y,x] uint8, if the method needs them.
+        present: [b,c] bool, whether a case's whole volume has the class; with the maps.
+        mix: how the label is softened.
+    """
+    loss: torch.Tensor = _FusedCrossEntropy.apply(logits, label, maps, present, mix)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: torch.Tensor,
+        label: torch.Tensor,
+        maps: torch.Tensor | None,
+        present: torch.Tensor | None,
+        mix: Mix,
+    ) -> torch.Tensor:
+        B, C = logits.shape[:2]
+        logits_BCV, label_BV = logits.flatten(2), label.flatten(1)
+        maps_BKV = None if maps is None else maps.flatten(2)
+        total = torch.zeros((), device=logits.device)
+        count = (label_BV != IGNORE_INDEX).sum().clamp(min=1)
+        gradient_BCV = torch.empty_like(logits_BCV) if ctx.needs_input_grad[0] else None
+        V = logits_BCV.shape[-1]
+        size = SLAB.get(logits.device.type, LARGE_SLAB)
+        with torch.autocast(logits.device.type, enabled=False):
+            for case in range(B):
+                one = slice(case, case + 1)
+                for start in range(0, V, size):
+                    voxels = slice(start, min(V, start + size))
+                    label_V = label_BV[case, voxels]
+                    counted_V = label_V != IGNORE_INDEX
+                    target_CV = mix.soft_label(
+                        label_V[None],
+                        None if maps_BKV is None else maps_BKV[one, :, voxels],
+                        None if present is None else present[one],
+                        C,
+                    )[0]
+                    logits_CV = logits_BCV[case, :, voxels].float()
+                    normaliser_V = logits_CV.logsumexp(dim=0)
+                    mass_V = target_CV.sum(dim=0)
+                    loss_V = mass_V * normaliser_V - (target_CV * logits_CV).sum(dim=0)
+                    # where, not a product: a voxel that does not count must not spread its NaN or infinity
+                    total += torch.where(counted_V, loss_V, 0).sum()
+                    if gradient_BCV is not None:
+                        slope_CV = (logits_CV - normaliser_V).exp_().mul_(mass_V).sub_(target_CV)
+                        gradient_BCV[case, :, voxels] = torch.where(counted_V, slope_CV, 0).div_(count)
+        ctx.gradient = gradient_BCV.view_as(logits) if gradient_BCV is not None else None
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("the gradient of this loss is given once; call the loss again for another")
+        return gradient.mul_(slope), None, None, None, None
