@@ -1,5 +1,6 @@
 # make demo       set up .venv and run the demo
 # make test       set up what the tests need, check the code, run the tests
+# make unit       only the tests that start no process: two minutes
 # make test-slow  the tests that take minutes
 # make docs       build the documentation into site/
 PYTHON ?= python3
@@ -8,13 +9,23 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 # GeodisTK has no wheel and predates NumPy 2. Old setuptools reads CFLAGS, new ones CXXFLAGS; without -O3 it is 5 times slower.
 GEODISTK_FLAGS := -DNDEBUG -fwrapv -O3 -DNPY_IN_ARRAY=NPY_ARRAY_IN_ARRAY
 
-.PHONY: demo test test-slow check docs clean
+.PHONY: demo test unit test-store test-slow check docs clean
 
 demo: .venv/.demo
 	$(BIN)/python workflows/demo.py
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest tests/system
+
+unit: .venv/.dev
+	$(BIN)/python -m pytest tests/unit
+
+# the store tests with another interpreter and the newest zarr: make test-store PYTHON=python3.12
+test-store:
+	$(PYTHON) -m venv .venv-store
+	.venv-store/bin/python -m pip --disable-pip-version-check install --quiet -e ".[store-test]"
+	.venv-store/bin/python -m pytest -p no:cacheprovider tests/unit/store tests/unit/recipe
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
@@ -45,4 +56,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-store demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""The loop: methods, resume to the bit, stops, and what it says when it cannot go on."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from train_fixtures import make_fixture_reader, make_stores, tiny_config
+
+from geols_train.device import ONE_PROCESS
+from geols_train.log import read_log
+from geols_train.run import make_spec
+from geols_train.splits import make_split
+from geols_train.training import Trainer
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return make_stores(tmp_path_factory.mktemp("stores"), cases=6, vary=True, absent=(2,))
+
+
+@pytest.fixture(scope="module")
+def reader(out):
+    return make_fixture_reader(out)
+
+
+@pytest.fixture
+def trainer(out, reader, tmp_path):
+    numbers = itertools.count()
+
+    def make(folder=None, **changes):
+        config = tiny_config(out, **changes)
+        folder = folder or tmp_path / f"run{next(numbers)}"
+        folder.mkdir(exist_ok=True)
+        split = make_split(config.split, reader.stores.cases, seed=0)
+        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
+
+    return make
+
+
+def losses(trainer):
+    return [line["loss"] for line in read_log(trainer.folder) if "epoch" not in line]
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.network.state_dict().values()])
+
+
+def test_where_cases_are_kept_changes_nothing(trainer):
+    runs = [trainer(cache=cache, window=(6, 14, 6), crop=None, workers=1) for cache in ("none", "ram", "device")]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1]) == losses(runs[2])
+    assert all(torch.equal(weights(runs[0]), weights(run)) for run in runs[1:])
+    assert runs[2].loader.num_workers == 0
+
+
+def test_workers_change_nothing(trainer):
+    runs = [trainer(workers=0), trainer(workers=2)]
+    for run in runs:
+        run.train()
+    assert losses(runs[0]) == losses(runs[1])
