@@ -18,7 +18,12 @@ from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader
+from geols_train.device import ONE_PROCESS
+from geols_train.log import read_log
+from geols_train.run import make_spec
+from geols_train.splits import make_split
 from geols_train.stores import Stores
+from geols_train.training import Trainer
 
 # the networks of the tests are so small that threads only wait for each other
 torch.set_num_threads(1)
@@ -126,3 +131,19 @@ def tiny_config(out: Path, **changes) -> TrainConfig:
         "crop": (8, 10, 8),
     }
     return TrainConfig(**{**settings, **changes})
+
+
+def make_trainer(out: Path, reader: CaseReader, folder: Path, **changes) -> Trainer:
+    """A trainer of `tiny_config` over the stores in `out`."""
+    config = tiny_config(out, **changes)
+    folder.mkdir(exist_ok=True)
+    split = make_split(config.split, reader.stores.cases, seed=0)
+    return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [line["loss"] for line in read_log(trainer.folder) if "epoch" not in line]
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.network.state_dict().values()])

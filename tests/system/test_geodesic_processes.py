@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -10,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from distances import SPACING, random_case
-
-from geols_precompute.geodesic import geodesic_distance
+from distances import digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -20,23 +17,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "geols_precompute"
 
 
-def some_maps():
-    for metric in ("gradient", "riemannian"):
-        for iterations in (4, "exact"):
-            for seed, shape in enumerate([(12, 19, 43), (17, 9, 21)]):
-                image, seeds = random_case(shape, seed=seed)
-                yield geodesic_distance(image, seeds, SPACING, metric=metric, iterations=iterations)
-
-
-def digest():
-    return hashlib.sha256(b"".join(maps.tobytes() for maps in some_maps())).hexdigest()
-
-
 def run_python(code, cwd=REPOSITORY, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", **environment},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests/helpers'}", **environment},
         capture_output=True,
         text=True,
         check=True,
@@ -44,7 +29,7 @@ def run_python(code, cwd=REPOSITORY, **environment):
 
 
 def test_a_plain_processor_gives_the_same_bytes(tmp_path):
-    code = "import test_geodesic; print(test_geodesic.digest())"
+    code = "import distances; print(distances.digest())"
     plain = run_python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
     assert plain == digest()
 
@@ -56,8 +41,8 @@ def test_compiled_kernels_are_found_on_disk(tmp_path, iterations):
     compiled = sorted(tmp_path.rglob("*.nb*"))
     assert compiled
     maps = (
-        "import numpy as np, test_geodesic; from geols_precompute.geodesic import geodesic_distance;"
-        f"geodesic_distance(*test_geodesic.random_case((9, 9, 9)), (1, 2, 3), iterations={iterations!r})"
+        "import numpy as np, distances; from geols_precompute.geodesic import geodesic_distance;"
+        f"geodesic_distance(*distances.random_case((9, 9, 9)), (1, 2, 3), iterations={iterations!r})"
     )
     run_python(maps, NUMBA_CACHE_DIR=str(tmp_path))
     assert sorted(tmp_path.rglob("*.nb*")) == compiled

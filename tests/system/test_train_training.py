@@ -6,13 +6,7 @@ import itertools
 
 import pytest
 import torch
-from train_fixtures import make_fixture_reader, make_stores, tiny_config
-
-from geols_train.device import ONE_PROCESS
-from geols_train.log import read_log
-from geols_train.run import make_spec
-from geols_train.splits import make_split
-from geols_train.training import Trainer
+from train_fixtures import losses, make_fixture_reader, make_stores, make_trainer, weights
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +24,9 @@ def trainer(out, reader, tmp_path):
     numbers = itertools.count()
 
     def make(folder=None, **changes):
-        config = tiny_config(out, **changes)
-        folder = folder or tmp_path / f"run{next(numbers)}"
-        folder.mkdir(exist_ok=True)
-        split = make_split(config.split, reader.stores.cases, seed=0)
-        return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
+        return make_trainer(out, reader, folder or tmp_path / f"run{next(numbers)}", **changes)
 
     return make
-
-
-def losses(trainer):
-    return [line["loss"] for line in read_log(trainer.folder) if "epoch" not in line]
-
-
-def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.network.state_dict().values()])
 
 
 def test_where_cases_are_kept_changes_nothing(trainer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distances import SHAPES, SPACING, random_case
+from distances import SHAPES, SPACING, digest, random_case
 
 from geols_precompute.errors import InputError, MissingExtraError
 from geols_precompute.geodesic import compile_kernels, geodesic_distance
@@ -142,18 +141,6 @@ def test_a_smaller_volume_after_a_larger_one_sees_none_of_its_memory():
     expected = geodesic_distance(*small, SPACING)
     geodesic_distance(*large, SPACING)
     np.testing.assert_array_equal(geodesic_distance(*small, SPACING), expected)
-
-
-def some_maps():
-    for metric in ("gradient", "riemannian"):
-        for iterations in (4, "exact"):
-            for seed, shape in enumerate([(12, 19, 43), (17, 9, 21)]):
-                image, seeds = random_case(shape, seed=seed)
-                yield geodesic_distance(image, seeds, SPACING, metric=metric, iterations=iterations)
-
-
-def digest():
-    return hashlib.sha256(b"".join(maps.tobytes() for maps in some_maps())).hexdigest()
 
 
 def test_threads_give_the_same_bytes():
