@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from geols_precompute import LabelStore, VolumeStore, softlabel
+from geols_precompute import LabelStore, VolumeStore
 
 CASES = 12
 SPACING_MM = 2.0
@@ -126,11 +126,8 @@ def draw_soft_label(stores: Path, path: Path) -> Path:
 
     volumes, labels = VolumeStore.open(stores / "volumes.zarr"), LabelStore.open(stores / "labels.zarr")
     case = labels.cases[0]
-    image_ZYX, label_ZYX = volumes.image(case)[0], volumes.label(case)
-    maps_CZYX = softlabel.class_maps(
-        labels.maps(case), channels=labels.channels, present=labels.present(case), n_classes=len(labels.classes)
-    )
-    soft_CZYX = softlabel.geols(label_ZYX, maps_CZYX, alpha=ALPHA)
+    image_ZYX, label_ZYX = volumes.intensities(case)[0], volumes.label(case)
+    soft_CZYX = labels.soft_label(case, label_ZYX, alpha=ALPHA)
     left_ZYX = 1 - np.take_along_axis(soft_CZYX, label_ZYX[np.newaxis], axis=0)[0]
     z = label_ZYX.shape[0] // 2
     figure, axes = plt.subplots(1, 4, figsize=(15, 5), layout="constrained")

@@ -38,8 +38,8 @@ from torch.nn import functional
 from trainers import compute_stores, epochs_in_turn, losses_in_turn, make_trainer, timed_epoch
 
 from geols_train.config import Cache, TrainConfig
-from geols_train.hardware import autocast
-from geols_train.profile import Profile
+from geols_train.device import autocast
+from geols_train.log import StepTimer
 from geols_train.unet import UNet3D
 
 MODALITIES = ("m0", "m1", "m2", "m3")
@@ -103,10 +103,10 @@ def waiting(folder: Path, config: TrainConfig, repeats: int) -> None:
     """Print the share of a step that waits for data."""
     trainer = make_trainer(config, folder / f"waiting-{config.cache}")
     timed_epoch(trainer)
-    trainer.profile = Profile(trainer.device, enabled=True)
+    trainer.timer = StepTimer(trainer.device, enabled=True)
     for _ in range(repeats):
         timed_epoch(trainer)
-    print(f"waiting for data, cache {config.cache}: {trainer.profile.share('data'):.2%}\n{trainer.profile.table()}")
+    print(f"waiting for data, cache {config.cache}: {trainer.timer.share('data'):.2%}\n{trainer.timer.table()}")
 
 
 def against_monai(folder: Path, data: Path, config: TrainConfig, repeats: int) -> None:
@@ -128,21 +128,27 @@ class MonaiLoop:
         count = int(config.split.split(",")[0])
         crop = config.crop
         assert crop is not None
-        transform = Compose([
-            LoadImaged(keys=[*MODALITIES, "label"]),
-            EnsureChannelFirstd(keys=[*MODALITIES, "label"]),
-            ConcatItemsd(keys=MODALITIES, name="image"),
-            DeleteItemsd(keys=MODALITIES),
-            NormalizeIntensityd(keys="image", channel_wise=True),
-            CenterSpatialCropd(keys=["image", "label"], roi_size=crop[::-1]),
-            *(RandFlipd(keys=["image", "label"], prob=0.5, spatial_axis=axis) for axis in range(3)),
-        ])  # fmt: skip
+        transform = Compose(
+            [
+                LoadImaged(keys=[*MODALITIES, "label"]),
+                EnsureChannelFirstd(keys=[*MODALITIES, "label"]),
+                ConcatItemsd(keys=MODALITIES, name="image"),
+                DeleteItemsd(keys=MODALITIES),
+                NormalizeIntensityd(keys="image", channel_wise=True),
+                CenterSpatialCropd(keys=["image", "label"], roi_size=crop[::-1]),
+                *(RandFlipd(keys=["image", "label"], prob=0.5, spatial_axis=axis) for axis in range(3)),
+            ]
+        )
         dataset = CacheDataset([files] * count, transform, cache_rate=1.0, progress=False)
         workers = 4 if self.device.type == "cuda" else 0
         self.loader = DataLoader(
-            dataset, batch_size=config.batch_size, shuffle=True, num_workers=workers,
-            pin_memory=self.device.type == "cuda", persistent_workers=workers > 0,
-        )  # fmt: skip
+            dataset,
+            batch_size=config.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+        )
         torch.manual_seed(0)
         network = UNet3D(len(MODALITIES), 4, config.features).to(self.device)
         self.network: Any = torch.compile(network, dynamic=False) if config.compile else network

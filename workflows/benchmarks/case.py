@@ -28,9 +28,10 @@ from skimage.morphology import skeletonize
 
 from geols_precompute.data.cases import Case as Files
 from geols_precompute.data.layouts import discover
-from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute.recipe.parameters import Recipe
 from geols_precompute.run.dask import compile_once
-from geols_precompute.run.plan import create_stores, make_plan
+from geols_precompute.run.execute import create_stores
+from geols_precompute.run.plan import plan_run
 from geols_precompute.run.task import Outcome, Task, run_case
 
 
@@ -68,11 +69,9 @@ def published_script(files: Files, classes: int, output: Path) -> None:
 def prepare_task(root: Path, out: Path) -> Task:
     """Return the task of the one case in `root`, with fresh stores to write to."""
     shutil.rmtree(out, ignore_errors=True)
-    dataset = discover(root)
-    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
-    plan = make_plan(dataset, recipe, out, "labels")
+    plan = plan_run(root, recipe=Recipe(), out=out)
     create_stores(plan)
-    compile_once(recipe.maps)
+    compile_once(plan.recipe.maps)
     return plan.tasks[0]
 
 

@@ -33,12 +33,11 @@ from inputs import DATA, load_ct
 from simulation import Times, simulate
 
 from geols_precompute.data.cases import Case
-from geols_precompute.data.layouts import discover
-from geols_precompute.recipe.files import assemble_recipe
-from geols_precompute.recipe.parameters import MapParameters
-from geols_precompute.run import state as runlog
+from geols_precompute.recipe.parameters import MapParameters, Recipe
+from geols_precompute.run import state
 from geols_precompute.run.dask import OnDask, local_cluster
-from geols_precompute.run.plan import create_stores, make_plan, run_plan
+from geols_precompute.run.execute import create_stores, execute
+from geols_precompute.run.plan import plan_run
 from geols_precompute.run.task import Outcome, Task
 from geols_precompute.store.reader import LabelStore
 
@@ -75,7 +74,7 @@ def many_tiny_cases(folder: Path, count: int) -> None:
     command = [*COMMAND, "--workers", "2", str(root)]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    log, memory = root / "geols" / "run.jsonl", {}
+    log, memory = root / "geols" / "state.jsonl", {}
     marks = [count * k // 8 for k in range(1, 9)]
     while process.poll() is None:
         done = log.read_bytes().count(b"\n") if log.exists() else 0
@@ -86,7 +85,7 @@ def many_tiny_cases(folder: Path, count: int) -> None:
     whole = time.perf_counter() - begin
     assert process.stdout is not None
     print(f"## {count} tiny cases, 2 workers\n\n{process.stdout.read().splitlines()[-3]}")
-    records = list(runlog.read(log))
+    records = list(state.read(log))
     seconds = records[-1]["at"] - records[0]["at"]
     inside = statistics.mean(sum(r["seconds"].values()) for r in records)
     print(f"whole run {whole:.0f} s; {len(records) / seconds:.0f} cases/s; in a task {1e3 * inside:.1f} ms, of which")
@@ -124,7 +123,7 @@ def resident(pid: int) -> float:
 
 def scheduler_throughput(count: int = 3000) -> float:
     """Return how many tasks that do nothing go through client and scheduler per second."""
-    recipe = assemble_recipe(None, data_classes={1: "a"}, data_modalities=("m",))
+    recipe = Recipe(classes={1: "a"}).resolve(modalities=("m",))
     task = Task(case=Case(id="x", images=(), label=None), recipe=recipe, volumes=Path("v"), labels=Path("l"))
     with local_cluster(2, MEMORY, MapParameters(), dashboard=False) as executor:
         list(executor.run(nothing, [task] * 100))
@@ -166,13 +165,11 @@ def two_against_one(data: Path, folder: Path, repeats: int) -> None:
 
 
 def timed_run(data: Path, out: Path, executor: OnDask, count: int | None) -> float:
-    dataset = discover(data)
-    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
-    plan = make_plan(dataset, recipe, out, "labels")
+    plan = plan_run(data, recipe=Recipe(), out=out)
     create_stores(plan)
     plan = replace(plan, tasks=plan.tasks[:count])
     begin = time.perf_counter()
-    run_plan(plan, executor)
+    execute(plan, executor)
     return time.perf_counter() - begin
 
 
@@ -206,7 +203,7 @@ def parts_against_one(data: Path, folder: Path, repeats: int, workers: str) -> T
     print(f"one job {statistics.median(one):.1f} s, two parts {statistics.median(parts):.1f} s: {ratio:.2f}×")
     print(f"different digests: {len(digests)}", flush=True)
     out = folder / f"one-{workers}-0"
-    records = list(runlog.read(out / "run.jsonl"))
+    records = list(state.read(out / "state.jsonl"))
     return Times(
         steps=[record["seconds"] for record in records],
         wall=statistics.median(one),

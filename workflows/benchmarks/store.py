@@ -25,16 +25,14 @@ from case import timed_task, write_files
 from inputs import DATA, load_ct
 from numpy.typing import NDArray
 
-from geols_precompute import softlabel
+from geols_precompute import LabelStore, MapParameters, soft_label
+from geols_precompute.arrays import Window
 from geols_precompute.maps.case import float_maps
 from geols_precompute.maps.seeds import class_seeds
-from geols_precompute.recipe.parameters import MapParameters
-from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 
 WINDOW = 96
 CASES = 350
-Window = tuple[slice, slice, slice]
 Reader = Callable[[Window | None], NDArray[Any]]
 
 
@@ -188,12 +186,8 @@ def opening_seconds(path: Path, root: Path, repeats: int) -> float:
 
 def soft_error(store: LabelStore, maps: NDArray[np.float32], case: Any) -> float:
     """Return the largest difference that quantisation makes to a normalised soft label."""
-    label = case.labels
-    stored = softlabel.class_maps(
-        store.maps("case"), channels=store.channels, present=store.present("case"), n_classes=len(store.classes)
-    )
-    soft, exact = (softlabel.geols(label, m, alpha=0.1) for m in (stored, maps))
-    return float(np.abs(soft - exact).max())
+    exact = soft_label(case.labels, maps, alpha=0.1)
+    return float(np.abs(store.soft_label("case", case.labels, alpha=0.1) - exact).max())
 
 
 if __name__ == "__main__":

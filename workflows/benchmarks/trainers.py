@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from geols_precompute.data.layouts import discover
-from geols_precompute.recipe.files import assemble_recipe
+from geols_precompute import Recipe
 from geols_precompute.run.dask import InProcess
-from geols_precompute.run.plan import create_stores, make_plan, run_plan
+from geols_precompute.run.execute import create_stores, execute
+from geols_precompute.run.plan import plan_run
+from geols_precompute.signals import StopRequest
 from geols_train.batches import Batch
 from geols_train.config import TrainConfig
-from geols_train.distributed import World
-from geols_train.hardware import choose_device
-from geols_train.interrupt import StopRequest
+from geols_train.device import World, choose_device
+from geols_train.log import RunLog
 from geols_train.run import make_reader, make_spec, with_size
 from geols_train.splits import make_split
 from geols_train.stores import open_stores
-from geols_train.tracking import Tracker
+from geols_train.targets import METHODS
 from geols_train.training import Trainer
 
 
@@ -44,7 +44,7 @@ class CrossEntropyTrainer(Trainer):
 
 def make_trainer(config: TrainConfig, folder: Path) -> Trainer:
     """Return a trainer over the stores of the configuration; method ce is torch's cross-entropy."""
-    stores = open_stores(config.data, config.labels, maps_needed=config.method == "geols")
+    stores = open_stores(config.data, config.labels, maps_needed=METHODS[config.method].needs_maps)
     split = make_split(config.split, stores.cases, seed=config.split_seed)
     config = with_size(config, stores, split.train)
     folder.mkdir(exist_ok=True)
@@ -55,11 +55,9 @@ def make_trainer(config: TrainConfig, folder: Path) -> Trainer:
 
 def compute_stores(data: Path, out: Path, most: int | None = None) -> None:
     """Compute the stores of a data set, or of its first cases, in this process."""
-    dataset = discover(data)
-    recipe = assemble_recipe(None, data_classes=dataset.classes, data_modalities=dataset.modalities)
-    plan = make_plan(dataset, recipe, out, "labels")
+    plan = plan_run(data, recipe=Recipe(), out=out)
     create_stores(plan)
-    run_plan(replace(plan, tasks=plan.tasks[:most]), InProcess())
+    execute(replace(plan, tasks=plan.tasks[:most]), InProcess())
 
 
 def losses_in_turn(config: TrainConfig, folder: Path, repeats: int) -> str:
@@ -86,10 +84,10 @@ def epochs_in_turn(epochs: Mapping[str, Callable[[], float]], repeats: int) -> d
 
 def timed_epoch(trainer: Trainer) -> float:
     """Return the seconds of an epoch of training, without validation."""
-    with Tracker(trainer.folder, enabled=False) as tracker:
+    with RunLog(trainer.folder, enabled=False) as log:
         begin = time.perf_counter()
-        trainer.train_epoch(tracker, StopRequest())
+        trainer.train_epoch(log, StopRequest())
         elapsed = time.perf_counter() - begin
-    trainer.progress.losses.clear()
-    trainer.progress.epoch += 1
+    trainer.state.losses.clear()
+    trainer.state.epoch += 1
     return elapsed

@@ -34,13 +34,11 @@ from inputs import DATA, load_ct
 from numpy.typing import NDArray
 from trainers import compute_stores, losses_in_turn
 
-from geols_precompute import softlabel
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import write_manifest
 from geols_train.config import TrainConfig
-from geols_train.data import CaseReader
+from geols_train.data import Box, CaseReader, random_box
 from geols_train.stores import Stores
-from geols_train.windows import Box, random_box
 
 WINDOW = (96, 96, 96)
 
@@ -68,9 +66,14 @@ def epochs(folder: Path, cases: int, repeats: int) -> None:
     """Time epochs of both losses in turn."""
     compute_stores(DATA / "hippocampus", folder / "hippocampus", cases)
     config = TrainConfig(
-        data=folder / "hippocampus", features=(16, 32, 64, 128), epochs=1000, batch_size=2, split="0.8,0.1,0.1",
-        cache="ram", device="cpu",
-    )  # fmt: skip
+        data=folder / "hippocampus",
+        features=(16, 32, 64, 128),
+        epochs=1000,
+        batch_size=2,
+        split="0.8,0.1,0.1",
+        cache="ram",
+        device="cpu",
+    )
     print(f"## Epochs over {cases} hippocampi, medians of {repeats} in turn, {torch.get_num_threads()} threads\n")
     print(losses_in_turn(config, folder, repeats))
 
@@ -93,9 +96,7 @@ def samples(folder: Path, repeats: int) -> None:
     reader = CaseReader(stores=stores, maps_needed=True)
     reader = CaseReader(stores=stores, maps_needed=True, zscores={"case": reader.examined("case")})
     assert stores.labels is not None
-    maps = softlabel.class_maps(
-        stores.labels.maps("case"), channels=stores.labels.channels, present=stores.labels.present("case"), n_classes=5
-    )
+    maps = stores.labels.class_maps("case")
     path = str(folder / "maps.nii.gz")
     SimpleITK.WriteImage(SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(m) for m in maps]), path, True)
     ways: dict[str, Callable[[Box], object]] = {
@@ -133,27 +134,24 @@ def published_sample(data: Path, maps: str, box: Box) -> tuple[NDArray[Any], NDA
 
 LOSS = """
 import sys, torch
-from geols_precompute import memory
-from geols_train.fused import Mix, mixed_cross_entropy
-from geols_train.losses import soft_cross_entropy
-from geols_train.targets import soft_label
+from geols_precompute.run import memory
+from geols_train import SoftCrossEntropy, soft_label
+from geols_train.loss import soft_cross_entropy
+from geols_train.targets import class_maps
 torch.set_num_threads(1)
 B, C, S = 2, 5, 128
 logits = torch.randn(B, C, S, S, S).requires_grad_()
 label = torch.randint(0, C, (B, S, S, S), dtype=torch.uint8)
 stored = torch.randint(0, 256, (B, C - 1, S, S, S), dtype=torch.uint8)
-counted, present = torch.ones(B, S, S, S, dtype=torch.bool), torch.ones(B, C, dtype=torch.bool)
+present = torch.ones(B, C, dtype=torch.bool)
 channels = tuple(range(1, C))
 memory.forget_peak()
 before = memory.peak_bytes()
 if sys.argv[1] == "fused":
-    mix = Mix(alpha=0.1, stored=stored, channels=channels, present=present)
-    mixed_cross_entropy(logits, label, counted, mix).backward()
+    SoftCrossEntropy(channels=channels)(logits, label, stored, present).backward()
 else:
-    target = soft_label(
-        "geols", label, n_classes=C, stored_BKZYX=stored, channels=channels, present_BC=present
-    )
-    soft_cross_entropy(logits, target, counted).backward()
+    target = soft_label(label, class_maps(stored, channels=channels, present=present, n_classes=C))
+    soft_cross_entropy(logits, target, label).backward()
 print((memory.peak_bytes() - before) / 1e6)
 """
 

@@ -16,10 +16,10 @@ from results import DSC, HD95, Measured
 from scipy import ndimage
 from significance import interval, mean_of
 
-from geols_precompute import softlabel
-from geols_precompute.data.prepare import IGNORE_INDEX
+from geols_precompute import soft_label
 from geols_precompute.errors import InputError
-from geols_precompute.share.export import maps_of
+from geols_precompute.recipe.classes import IGNORE_INDEX
+from geols_precompute.softlabel import one_hot
 from geols_train.data import Sample
 from geols_train.metrics import border
 from geols_train.stores import Stores
@@ -66,21 +66,21 @@ def find_ambiguous(stores: Stores, cases: Sequence[str]) -> Place:
 def label_and_maps(stores: Stores, case: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return class indices [z,y,x] and the geodesic maps of all classes [c,z,y,x]."""
     assert stores.labels is not None
-    return stores.volumes.label(case), maps_of(stores.labels, case)
+    return stores.volumes.label(case), stores.labels.class_maps(case)
 
 
 def draw_closeup(path: Path, stores: Stores, place: Place, alpha: float, credit: str) -> None:
     """Draw the soft labels of OH, LS, SVLS and GeoLS around a place: what leaves the labelled class, and two voxels."""
     label_ZYX, maps_CZYX = label_and_maps(stores, place.case)
     soft = {
-        "one-hot": softlabel.one_hot(label_ZYX, len(maps_CZYX)),
-        f"LS, α = {alpha:g}": softlabel.label_smoothing(label_ZYX, len(maps_CZYX), alpha),
-        "SVLS": softlabel.svls(label_ZYX, len(maps_CZYX)),
-        f"GeoLS, α = {alpha:g}": softlabel.geols(label_ZYX, maps_CZYX, alpha=alpha),
+        "one-hot": soft_label(label_ZYX, maps_CZYX, method="ce"),
+        f"LS, α = {alpha:g}": soft_label(label_ZYX, maps_CZYX, method="ls", alpha=alpha),
+        "SVLS": soft_label(label_ZYX, maps_CZYX, method="svls"),
+        f"GeoLS, α = {alpha:g}": soft_label(label_ZYX, maps_CZYX, alpha=alpha),
     }
     z, y, x = place.voxel
     window = _around((y, x), label_ZYX.shape[1:])
-    names = [c.name for c in stores.classes]
+    names = stores.classes.names
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     upper = figure.subplots(2, 5, height_ratios=(1.25, 1))
     image_YX, label_YX = stores.volumes.image(place.case)[0, z][window], label_ZYX[z][window]
@@ -89,7 +89,7 @@ def draw_closeup(path: Path, stores: Stores, place: Place, alpha: float, credit:
     _mark(upper[0, 0], place, window)
     for column, (name, soft_CZYX) in enumerate(soft.items(), start=1):
         # nothing leaves where nothing is labelled: an ignored voxel has no mass at all
-        hard_CYX = softlabel.one_hot(label_ZYX[z : z + 1], len(maps_CZYX))[:, 0]
+        hard_CYX = one_hot(label_ZYX[z], len(maps_CZYX))
         leaving_YX = (hard_CYX.sum(axis=0) - (soft_CZYX[:, z] * hard_CYX).sum(axis=0))[window]
         # a scale for each: what one method moves along the borders would drown what another moves everywhere
         shown = _show(upper[0, column], leaving_YX, label_YX, "viridis", float(leaving_YX.max()) or 1.0)
