@@ -1,4 +1,4 @@
-"""Files and folders that appear whole under their name, by one rename, or not at all."""
+"""Files and folders that appear whole under their name, by one rename, or not at all; and who may read them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from geols_precompute.errors import OutputError
@@ -20,18 +22,27 @@ TEMPORARY_PREFIX = ".tmp-"
 _ABANDONED_AFTER_SECONDS = 24 * 3600
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
+#: Permission bits that take nothing away: whoever the umask lets in.
+EVERYONE = 0o777
+
 
 @contextmanager
-def new_folder(parent: Path) -> Iterator[Path]:
-    """Provide a locked temporary folder in `parent`; it is removed at the end if it was not renamed."""
-    with _temporary(parent, Path.mkdir) as folder:
+def new_folder(parent: Path, readers: int = EVERYONE) -> Iterator[Path]:
+    """Provide a locked temporary folder in `parent`; it is removed at the end if it was not renamed.
+
+    Nobody enters it whom `readers` leaves out; what is made in it and moved elsewhere is a matter of `restrict`.
+    """
+    with _temporary(parent, Path.mkdir, readers) as folder:
         yield folder
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Provide a temporary file beside `path` that takes its name, synced, if the body ends well."""
-    with _temporary(path.parent, Path.touch) as temporary:
+def new_file(path: Path, readers: int = EVERYONE) -> Iterator[Path]:
+    """Provide a temporary file beside `path` that takes its name, synced, if the body ends well.
+
+    Nobody reads it whom `readers` leaves out.
+    """
+    with _temporary(path.parent, Path.touch, readers) as temporary:
         yield temporary
         sync(temporary)
         temporary.replace(path)
@@ -54,8 +65,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     descriptor = None
     while descriptor is None:
-        if not path.exists():  # it may belong to another user
-            path.touch()
+        if not os.path.lexists(path):  # it may belong to another user
+            os.close(os.open(path, os.O_CREAT | os.O_NOFOLLOW, 0o666))
         descriptor = _lock(path)
     try:
         yield
@@ -64,10 +75,92 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file; a crash leaves the one that was there before."""
-    with new_file(path) as temporary:
+@contextmanager
+def in_use(*folders: Path) -> Iterator[None]:
+    """Mark folders as in use, for `is_in_use` to see; the mark ends with the process at the latest.
+
+    Where a file system has no locks on folders, nobody sees it.
+    """
+    with ExitStack() as closing:
+        for folder in folders:
+            descriptor = os.open(folder, os.O_RDONLY)
+            closing.callback(os.close, descriptor)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a living process has marked a folder as in use."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def replace_file(path: Path, content: bytes, readers: int = EVERYONE) -> None:
+    """Write a whole file; a crash leaves the one that was there before. Nobody reads it whom `readers` leaves out."""
+    with new_file(path, readers) as temporary:
         temporary.write_bytes(content)
+
+
+def readers_of(sources: Iterable[Path], folder: Path) -> int:
+    """Return the permission bits of a copy of files in a folder that nobody can read who cannot read the files.
+
+    A class of users (group, others) keeps its bits if it may read every file, and pass every folder above it that is
+    not above the copy, too. The bits of a group count for the group that the copy will have.
+
+    Args:
+        sources: files that are there.
+        folder: of the copy; it need not be there yet.
+
+    Returns:
+        Bits for `new_file`, `new_folder` and `restrict`: 0o700, 0o770, 0o707 or 0o777.
+
+    Raises:
+        OSError: a source is not there.
+    """
+    target = folder.resolve()
+    shared = {target, *target.parents}
+    there = next(place for place in (target, *target.parents) if place.is_dir()).stat()
+    takes_group = there.st_mode & stat.S_ISGID or sys.platform == "darwin"
+    group = there.st_gid if takes_group else os.getegid()
+    seen: set[Path] = set()
+    readers = EVERYONE
+    for source in sources:
+        path = source.resolve()
+        readers &= _readers(path.stat(), stat.S_IROTH, group)
+        for parent in path.parents:
+            if parent in shared or parent in seen:
+                break
+            seen.add(parent)
+            readers &= _readers(parent.stat(), stat.S_IXOTH, group)
+    return readers
+
+
+def restrict(path: Path, readers: int) -> None:
+    """Take from a file, or from a folder and all that lies in it, the permission bits that `readers` leaves out."""
+    if readers != EVERYONE:
+        for each in (path, *path.rglob("*")):
+            each.chmod(stat.S_IMODE(each.stat().st_mode) & readers)
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write to a name that somebody has made a link: it would lead the writing elsewhere.
+
+    Raises:
+        OutputError: naming the link.
+    """
+    if path.is_symlink():
+        raise OutputError(
+            f"{path}: is a link, which would lead what is written elsewhere; move it away, or name another --out"
+        )
 
 
 @contextmanager
@@ -113,12 +206,13 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(root: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+def _temporary(root: Path, make: Callable[[Path], None], readers: int = EVERYONE) -> Iterator[Path]:
     """Make a locked file or folder beside the cases, and remove it if it was not renamed."""
     descriptor = None
     while descriptor is None:
         path = root / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         make(path)
+        restrict(path, readers)
         descriptor = _lock(path)
     try:
         yield path
@@ -132,7 +226,7 @@ def _lock(path: Path) -> int | None:
     # NFS locks what is open for writing
     writable = not path.is_dir() and os.access(path, os.W_OK)
     try:
-        descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     with suppress(OSError):
@@ -170,3 +264,12 @@ def _is_abandoned(path: Path, descriptor: int) -> bool:
     except OSError:
         return time.time() - path.stat().st_mtime > _ABANDONED_AFTER_SECONDS
     return True
+
+
+def _readers(status: os.stat_result, bit_of_others: int, group: int) -> int:
+    """Return EVERYONE without the classes of users that lack a permission, which is given as the bit of others."""
+    members = status.st_mode & (bit_of_others << 3)
+    # whoever is in the group of a file may be one of the others of its copy, and the other way round
+    others = members and status.st_mode & bit_of_others
+    members = others or (members and status.st_gid == group)
+    return stat.S_IRWXU | (stat.S_IRWXG if members else 0) | (stat.S_IRWXO if others else 0)

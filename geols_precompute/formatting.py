@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def readable(size: float) -> str:
     """Return a number of bytes as people read it."""
@@ -21,7 +23,35 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def printable(text: str) -> str:
-    """Return a text in one line that does nothing to a terminal, wherever it came from."""
+#: How much of a line is shown; what a file or a server says may be megabytes.
+MAX_LINE = 5000
+#: User and password of an address, and its query or fragment, which may be a signature.
+_SECRETS = (
+    (re.compile(r"(\w:/+)[^\s/'\"]*@"), r"\1"),
+    (re.compile(r"(?<=[^\s?#])[?#][^\s'\"<>()?#]*=[^\s'\"<>()]*"), "?..."),
+)
+
+
+def printable(text: str, limit: int = MAX_LINE) -> str:
+    """Return a text in one line that does nothing to a terminal, wherever it came from.
+
+    Control characters, escape sequences and whatever else cannot be seen are replaced. Of a text longer than `limit`
+    characters the first and the last are shown.
+    """
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
     one_line = " ".join(text.splitlines()).replace("\t", " ")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in one_line)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each as `printable` gives it, with its indentation."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which addresses have neither user and password nor a query."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from tqdm import tqdm
 
+from geols_precompute.formatting import printable, printable_lines
+
 #: Called when a case has ended, with its id and why it failed; the reason is empty if it did not fail.
 OnCase = Callable[[str, str], None]
 
@@ -30,8 +32,8 @@ class TerminalProgress(Progress):
     """Prints lines on standard output, and progress on standard error."""
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, flush=True)
+        """Print a text."""
+        print(printable_lines(text), flush=True)
 
     def cases(self, total: int, what: str) -> AbstractContextManager[OnCase]:
         """Show a bar; see `show_progress`."""
@@ -49,7 +51,7 @@ def show_progress(total: int, what: str) -> Iterator[OnCase]:
     failures = 0
     with tqdm(
         total=total,
-        desc=what,
+        desc=printable(what),
         unit="case",
         dynamic_ncols=on_terminal,
         mininterval=seconds_between,

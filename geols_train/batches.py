@@ -5,6 +5,8 @@ Shapes: B cases, M modalities, then z,y,x.
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -12,7 +14,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from geols_precompute.signals import ignore_stop_signals, kill_workers_at_exit
 from geols_train.config import Size
@@ -78,6 +80,10 @@ class StoredBatch:
         """Return the batch in pinned memory; the DataLoader calls this."""
         return self._each(torch.Tensor.pin_memory)
 
+    def share_memory(self) -> Self:
+        """Return the batch in memory that processes share."""
+        return self._each(lambda tensor: tensor.share_memory_())  # type: ignore[no-untyped-call]
+
     def tensors(self) -> list[torch.Tensor]:
         """Return every tensor of the batch."""
         values = (getattr(self, f.name) for f in fields(self) if f.name != "cases")
@@ -106,7 +112,17 @@ class StoredBatch:
 
 
 def collate(windows: Sequence[StoredWindow]) -> StoredBatch:
-    """Stack windows of one size to a batch, where their voxels are."""
+    """Stack windows of one size to a batch, where their voxels are, or in shared memory if a worker process does it.
+
+    Raises:
+        RuntimeError: there is no room in the shared memory.
+    """
+    batch = _stacked(windows)
+    # multiprocessing would do it later, in a thread whose errors nobody hears of: the main process then waits for ever
+    return batch if get_worker_info() is None else batch.share_memory()
+
+
+def _stacked(windows: Sequence[StoredWindow]) -> StoredBatch:
 
     def stack(arrays: Sequence[Any]) -> torch.Tensor:
         return torch.stack([torch.as_tensor(array) for array in arrays])
@@ -188,9 +204,20 @@ def make_loader(
         pin_memory=pin,
         persistent_workers=workers > 0,
         multiprocessing_context=start_method if workers else None,
-        # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=_begin_worker,
     )
+
+
+def _begin_worker(worker: int) -> None:
+    """Prepare a process that loads batches."""
+    # Ctrl-C, torchrun and SLURM signal every process of a run; the parent decides when to stop
+    ignore_stop_signals(worker)
+    # a batch that cannot be sent would be lost in silence; the parent sees the end of a process
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: Any) -> None:
+    os._exit(1)
 
 
 def on_device(batches: Iterable[StoredBatch], device: torch.device) -> Iterator[StoredBatch]:

@@ -8,15 +8,18 @@ from typing import Any, get_args
 
 import click
 
+from geols_precompute.atomic import writing_to
 from geols_precompute.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     CommandWithHeadings,
     reports_errors,
+    say,
 )
-from geols_precompute.errors import InputError
+from geols_precompute.errors import GeolsError
 from geols_precompute.signals import Stopped
+from geols_precompute.store.writer import refuse_store
 from geols_train.config import OUTPUT, Option, Precision, TrainConfig, options, read_toml
 
 
@@ -88,7 +91,8 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
 
     Exit status: 0 done, 2 wrong usage, unreadable input or a training that cannot go on, 130 stopped, and it can go on.
     """
-    from geols_train.run import holds_run, resumed_config, run_name, train_and_test
+    from geols_train.folder import holds_run, require_free
+    from geols_train.run import resumed_config, run_name, train_and_test
 
     given = {name: value for name, value in flags.items() if value is not None}
     settings = read_toml(config_file) if config_file else {}
@@ -98,10 +102,11 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     settings |= given
     config = TrainConfig.from_mapping(settings)
     folder = out or Path("runs") / run_name(config)
+    refuse_store(folder)
     if resume:
         config = resumed_config(folder, settings)
-    elif holds_run(folder):
-        raise InputError(f"{folder} holds a run already; go on with --resume, or name another folder with --out")
+    else:
+        require_free(folder)
     try:
         summary = train_and_test(config, folder, resume=resume)
     except KeyboardInterrupt as request:
@@ -111,9 +116,9 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
             said = f"stopped, saved; go on with: geols-train --resume --out {folder}"
         else:
             said = f"stopped at once; go on from what was saved with: geols-train --resume --out {folder}"
-        click.echo(said, err=True)
+        say(said, err=True)
         return EXIT_INTERRUPTED
-    click.echo(f"{summary_table(summary)}\nrun     {folder}")
+    say(*summary_table(summary).split("\n"), f"run     {folder}")
     return EXIT_DONE
 
 
@@ -127,7 +132,7 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     type=click.Choice(get_args(Precision)),
     default="auto",
     show_default=True,
-    help="auto is bf16 where the hardware has it.",
+    help="auto is bf16 on a GPU that has it.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for CASE.nii.gz.")
 @click.version_option(package_name="geols")
@@ -141,23 +146,39 @@ def predict(run: Path, images: Path, probabilities: bool, device: str, precision
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
     from geols_precompute.progress import show_progress
-    from geols_train.predict import Predictor
+    from geols_train.predict import Predictor, require_new_files
 
+    refuse_store(out)
     predictor = Predictor.of_run(run, device=device, precision=precision)
-    cases, problems = predictor.find(images, out)
+    cases, problems = predictor.find(images, out, on_note=lambda note: say(f"note: {note}"))
+    require_new_files(cases, out, probabilities=probabilities)
+    with writing_to(out, "-o"):
+        out.mkdir(parents=True, exist_ok=True)
     failures = [(problem.case_id, problem.reason) for problem in problems]
+    notes: dict[str, list[str]] = {}
     with show_progress(len(cases), "predictions") as ended:
         for case in cases:
             try:
-                predictor.predict(case, out, probabilities=probabilities)
+                on_note = notes.setdefault(case.id, []).append
+                predictor.predict(case, out, probabilities=probabilities, on_note=on_note)
                 ended(case.id, "")
-            except InputError as error:
-                failures.append((case.id, str(error)))
-                ended(case.id, str(error))
+            except Exception as error:  # whatever one image brings about, the others are predicted
+                failures.append((case.id, reason := _reason(error)))
+                ended(case.id, reason)
+    for case_id, of_case in notes.items():
+        say(*(f"note: {case_id}: {note}" for note in of_case))
     for case_id, reason in failures:
-        click.echo(f"failed: {case_id}: {reason}", err=True)
-    click.echo(f"{len(cases) + len(problems) - len(failures)} cases predicted, {len(failures)} failed\nfolder  {out}")
+        say(f"failed: {case_id}: {reason}", err=True)
+    say(f"{len(cases) + len(problems) - len(failures)} cases predicted, {len(failures)} failed", f"folder  {out}")
     return EXIT_SOME_FAILED if failures else EXIT_DONE
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, GeolsError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: the image, or its grid after resampling, is too large for this machine"
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:

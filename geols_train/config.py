@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,6 +21,10 @@ Precision = Literal["auto", "bf16", "float32"]
 Schedule = Literal["constant", "poly"]
 #: Voxels along z, y and x.
 Size = tuple[int, int, int]
+#: Channels of a level, and voxels along an axis.
+MOST = 2**16
+#: Bytes of a text that is read whole: settings, a split, a summary.
+LARGEST_TEXT = 16 * 2**20
 #: Six levels: 16,508,340 parameters for 4 input modalities and 4 classes.
 PAPER_FEATURES = (16, 32, 64, 128, 256, 512)
 
@@ -52,7 +57,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _are_counts(values: Sequence[Any]) -> bool:
-    return all(_is_whole(n) and n >= 1 for n in values)
+    return all(_is_whole(n) and 1 <= n <= MOST for n in values)
 
 
 def _choice(literal: Any) -> Kind:
@@ -65,21 +70,21 @@ _OVERLAP = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v < 1, expect
 _POSITIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v > 0, expected="a positive number")
 _NOT_NEGATIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v >= 0, expected="a number of at least 0")
 _COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a count of at least 1")
-_SEED = Kind(flag=int, valid=_is_whole, expected="a whole number of at least 0")
+_SEED = Kind(flag=int, valid=lambda v: _is_whole(v) and v < 2**63, expected="a whole number from 0 to below 2^63")
 _PROCESSES = Kind(flag=int, valid=lambda v: v is None or _is_whole(v), expected="a count of processes")
-_TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v), expected="a text")
+_TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v) and "\0" not in v, expected="a text")
 _AXES = Kind(
     flag=str, valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), expected="some of z, y and x"
 )
 _SWITCH = Kind(flag=bool, valid=lambda v: isinstance(v, bool), expected="true or false")
-_FOLDER = Kind(flag=Path, valid=lambda v: isinstance(v, Path), expected="a folder", convert=Path)
+_FOLDER = Kind(flag=Path, valid=lambda v: isinstance(v, Path) and "\0" not in str(v), expected="a folder", convert=Path)
 _FEATURES = Kind(
-    flag="counts", valid=lambda v: bool(v) and _are_counts(v), expected="channel counts of at least 1", convert=tuple
+    flag="counts", valid=lambda v: bool(v) and _are_counts(v), expected=f"channel counts of 1 to {MOST}", convert=tuple
 )
 _SIZE = Kind(
     flag="size",
     valid=lambda v: v is None or (len(v) == 3 and _are_counts(v)),
-    expected="three voxel counts (z, y, x) of at least 1",
+    expected=f"three voxel counts (z, y, x) of 1 to {MOST}",
     convert=lambda v: v if v is None else tuple(v),
 )
 _SPLIT = Kind(
@@ -187,7 +192,7 @@ class TrainConfig:
     overlap: float = option(0.5, _OVERLAP, _EVALUATION, "Share of a window that its neighbour has too, 0 to below 1.")
 
     device: str = option("auto", _TEXT, _HARDWARE, "auto, cpu, cuda, cuda:N or mps.", may_change=True)
-    precision: Precision = option("auto", _choice(Precision), _HARDWARE, "auto is bf16 where the hardware has it.")
+    precision: Precision = option("auto", _choice(Precision), _HARDWARE, "auto is bf16 on a GPU that has it.")
     workers: int | None = option(
         None, _PROCESSES, _HARDWARE, "Processes that load batches.", shown="4, or 0 on a CPU", may_change=True
     )
@@ -251,12 +256,31 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: it cannot be read or is not TOML.
     """
+    text = read_small(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+
+
+def read_small(path: Path) -> str:
+    """Return the text of a file of settings or of a split, UTF-8 with or without a byte order mark.
+
+    Raises:
+        RecipeError: it is no file, cannot be read, or is larger than LARGEST_TEXT.
+    """
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise RecipeError(f"{path}: cannot be read: {'not a file' if os.path.lexists(path) else 'no such file'}")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_TEXT + 1)
+        if len(content) > LARGEST_TEXT:
+            raise RecipeError(f"{path}: cannot be read: more than {LARGEST_TEXT} bytes, which is no text of this kind")
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
 
 
 def smallest_size(features: Sequence[int]) -> int:

@@ -32,6 +32,10 @@ class OutOfMemoryError(GeolsError, MemoryError):
     """A step does not fit the memory; the message names the options to lower."""
 
 
+class LostWorkerError(GeolsError, RuntimeError):
+    """A process that loads batches is gone; the message says why, as far as that is known, and names --workers."""
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of that name; auto is the first accelerator, else the CPU.
 
@@ -49,7 +53,9 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and (local_rank := os.environ.get("LOCAL_RANK")):
         name = f"cuda:{local_rank}"
     try:
-        device = torch.empty(1, device=name).device  # with its number
+        probe = torch.zeros(1, device=name)
+        probe.item()  # `meta` is a device without memory
+        device = probe.device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise InputError(f"--device {name} is not available here; take auto or cpu") from error
     if device.type == "cuda":
@@ -58,22 +64,30 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Return the context in which a network runs: bf16 autocast where asked for, or where the hardware has it."""
+    """Return the context in which a network runs: in bf16 autocast where `uses_bf16` says so."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
 
 
 def uses_bf16(device: torch.device, precision: Precision) -> bool:
-    """Whether a network of this precision runs in bfloat16 on this device."""
-    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+    """Whether a network of this precision runs in bfloat16 on this device: if asked, or on a GPU that has it.
+
+    A CPU computes in float32 unless it is asked. Many emulate bfloat16, tens of times slower; see `avoid_amx` for those
+    that do not.
+    """
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False
+def avoid_amx(device: torch.device, precision: Precision) -> None:
+    """Keep oneDNN from the AMX instructions of a CPU that is to train in bfloat16, unless the environment names others.
+
+    With AMX, the weight gradients of torch 2.13's oneDNN (its kernel brgconv) are NaN, never come, or crash the process
+    for thin volumes, such as windows of 10 × 144 × 144 voxels. With AVX-512 they are right, for every shape. oneDNN
+    reads the environment at its first use in a process: call this before.
+    """
+    if device.type == "cpu" and uses_bf16(device, precision):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def default_workers(device: torch.device) -> int:
@@ -90,17 +104,61 @@ def explain_out_of_memory(options: str) -> Iterator[None]:
     """
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except (MemoryError, RuntimeError) as error:
         text = str(error).lower()
         ended = (
             isinstance(error, MemoryError | torch.OutOfMemoryError)
-            or "out of memory" in text
-            or "alloc_failed" in text
+            or any(words in text for words in ("out of memory", "alloc_failed", "bad_alloc", "too much memory"))
             or ("alloc" in text and "memory" in text)
         )
         if not ended:
             raise
         raise OutOfMemoryError(f"out of memory: lower {options}") from error
+
+
+@contextmanager
+def explain_lost_workers(workers: int) -> Iterator[None]:
+    """Turn what happens to the processes that load batches into an error of one line.
+
+    Raises:
+        LostWorkerError: one ended without an answer, or could not hand over a batch.
+        GeolsError: one had this error, of the same kind.
+    """
+    try:
+        yield
+    except GeolsError as error:
+        # with the traceback of the worker in its text, and its own text at the end
+        if str(error).startswith("Caught ") and "in DataLoader worker" in str(error):
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+        raise
+    except (RuntimeError, OSError) as error:
+        # torch raises two errors: one of the signal, and from that one of the process
+        if (reason := _loss_of_worker(f"{error} {error.__cause__ or ''}")) is None:
+            raise
+        raise LostWorkerError(
+            f"{reason}; lower --workers (now {workers}), or give --workers 0, so that this process loads the batches"
+        ) from error
+
+
+def _loss_of_worker(text: str) -> str | None:
+    """Return why a process that loads batches is lost, if an error's text is of that."""
+    text = text.lower()
+    if "too many open files" in text or "ancdata" in text:
+        return "the processes that load batches have too many files open (ulimit -n)"
+    if ("shm" in text or "shared memory" in text) and ("no space left" in text or "bus error" in text):
+        return (
+            "a process that loads batches has no room in /dev/shm, where it hands them over: make that larger "
+            "(for Docker --shm-size=2g)"
+        )
+    if "dataloader worker" not in text:
+        return None
+    if "signal: killed" in text:
+        return "a process that loads batches was killed, as happens where memory ends"
+    if "exited unexpectedly" in text or "killed by signal" in text:
+        return "a process that loads batches ended without an answer; memory or /dev/shm may be full"
+    return None
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

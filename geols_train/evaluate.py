@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from geols_precompute.atomic import new_file
 from geols_train.checkpoint import NetworkSpec
 from geols_train.config import Extent, Precision, Size
 from geols_train.data import Box, CaseReader, Sample, centre_box, covering_boxes, whole_box
@@ -159,7 +160,7 @@ def structure_indices(spec: NetworkSpec) -> dict[str, list[int]]:
 
 def write_cases(path: Path, results: Sequence[CaseResult]) -> None:
     """Write a CSV with a row per case and structure; an undefined distance is empty, ece is of the whole case."""
-    with path.open("w", newline="") as file:
+    with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for result in results:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, BinaryIO, Self
 
 import torch
 
-from geols_precompute.atomic import replace_file
-from geols_precompute.errors import MissingExtraError
-
-LOG = "log.jsonl"
+from geols_precompute.atomic import refuse_link, replace_file
+from geols_precompute.errors import InputError, MissingExtraError
+from geols_train.folder import LOG, writing_run
 
 
 class RunLog:
@@ -28,26 +30,34 @@ class RunLog:
         enabled: disabled, it writes nothing.
 
     Raises:
+        InputError: the log that is there is damaged.
         MissingExtraError: TensorBoard is asked for and not installed.
+        OutputError: nothing can be written.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False, after: int = 0, enabled: bool = True) -> None:
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._board: Any = None
         if not enabled:
             return
-        path = folder / LOG
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= after]
-        replace_file(path, "".join(kept).encode())
+        self._folder, path = folder, folder / LOG
+        kept = [
+            line for line, entry in zip(_whole_lines(path), read_log(folder), strict=True) if entry["step"] <= after
+        ]
         if tensorboard:
+            refuse_link(folder / "tensorboard")
             self._board = _summary_writer(folder / "tensorboard", after)
-        self._file = path.open("a")
+        with writing_run(folder):
+            replace_file(path, "".join(kept).encode())
+            self._file = path.open("ab", buffering=0)  # what a full disk does not take must not wait for the end
 
     def write(self, metrics: Mapping[str, float], batch: int) -> None:
         """Write numbers under their names, as they are after `batch` batches; the file calls that number "step"."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": batch, **metrics}, allow_nan=False) + "\n")
-            self._file.flush()
+            line = json.dumps({"step": batch, **metrics}, allow_nan=False).encode() + b"\n"
+            with writing_run(self._folder):
+                if self._file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / LOG))
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, batch)
@@ -65,14 +75,41 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Return the lines of a run's log."""
-    return [json.loads(line) for line in _whole_lines(folder / LOG)]
+    """Return the lines of a run's log.
+
+    Raises:
+        InputError: a line is not one of a log, or the file cannot be read.
+    """
+    return [_entry(line, number, folder / LOG) for number, line in enumerate(_whole_lines(folder / LOG), start=1)]
+
+
+def _entry(line: str, number: int, path: Path) -> dict[str, float]:
+    try:
+        entry = json.loads(line)
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and all(map(_is_number, entry.values())):
+            return entry
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(f"{path}: line {number} is damaged; restore the file, or move it away and go on without")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _whole_lines(path: Path) -> list[str]:
     """Return the lines of a log; one that a crash cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("}\n")]
+    if not os.path.lexists(path):
+        return []
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise InputError(f"{path}: not a file; move it away")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({error}); restore it, or move it away and go on without") from error
+    return [line for line in text.splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def _summary_writer(folder: Path, after: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import torch
 
 from geols_precompute.arrays import BoolArray
+from geols_precompute.atomic import new_file
 from geols_precompute.errors import MissingExtraError
 from geols_train.checkpoint import NetworkSpec
 from geols_train.data import Sample
 from geols_train.evaluate import CaseResult
+from geols_train.folder import CURVES, PICTURES
 from geols_train.log import read_log
 
-CURVES, CASES = "curves.png", "cases.png"
 _COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:red", "tab:purple", "tab:olive", "tab:pink", "tab:brown")
 
 
@@ -25,18 +27,18 @@ def draw_curves(folder: Path) -> None:
     figure = _figure(7, 3.2)
     loss_axes, dice_axes = figure.subplots(1, 2)
     numbers = [line["epoch"] for line in epochs]
-    loss_axes.plot(numbers, [line["loss"] for line in epochs], color="black")
+    loss_axes.plot(numbers, [line.get("loss", math.nan) for line in epochs], color="black")
     loss_axes.set(xlabel="epoch", title="training loss")
     names = sorted({key for line in epochs for key in line if key.startswith("validation_dice_")})
     for name, colour in zip(names, _cycle(len(names)), strict=True):
         label = name.removeprefix("validation_dice_")
-        dice_axes.plot(numbers, [line[name] for line in epochs], color=colour, label=label)
-    dice_axes.plot(numbers, [line["validation_dice"] for line in epochs], color="black", label="mean")
+        dice_axes.plot(numbers, [line.get(name, math.nan) for line in epochs], color=colour, label=label)
+    dice_axes.plot(numbers, [line.get("validation_dice", math.nan) for line in epochs], color="black", label="mean")
     dice_axes.set(xlabel="epoch", title="validation Dice", ylim=(0, 1))
     dice_axes.legend(frameon=False)
     for axes in (loss_axes, dice_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(folder / CURVES, dpi=120)
+    _save(figure, folder / CURVES)
 
 
 def draw_cases(folder: Path, cases: Sequence[tuple[CaseResult, Sample, torch.Tensor]], spec: NetworkSpec) -> None:
@@ -62,7 +64,12 @@ def draw_cases(folder: Path, cases: Sequence[tuple[CaseResult, Sample, torch.Ten
         f"{c.removeprefix('tab:')} {name}" for name, c in zip(foreground, _cycle(len(foreground)), strict=True)
     )
     figure.supxlabel(f"{key}; dashed reference, solid prediction", fontsize=8)
-    figure.savefig(folder / CASES, dpi=120)
+    _save(figure, folder / PICTURES)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _contour(axes: Any, mask_YX: BoolArray, colour: str, style: str) -> None:

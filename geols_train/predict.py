@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,19 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from geols_precompute.arrays import Float32Array
+from geols_precompute.atomic import readers_of
 from geols_precompute.data.cases import Case, Problem
+from geols_precompute.data.detached import source_files
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.nifti import write_image
-from geols_precompute.data.prepare import prepare, to_int16
+from geols_precompute.data.orientation import orientation_of, turn_back, turned
+from geols_precompute.data.prepare import prepare, prepared_size, to_int16
 from geols_precompute.data.volumes import Volume, read_volume
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, OutputError
+from geols_precompute.formatting import readable
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import Precision
 from geols_train.data import ZScore
-from geols_train.device import choose_device, explain_out_of_memory
+from geols_train.device import OutOfMemoryError, avoid_amx, choose_device, explain_out_of_memory
 from geols_train.evaluate import predict_probabilities
-from geols_train.training import BEST
+from geols_train.folder import BEST
 from geols_train.unet import UNet3D
 
 
@@ -52,40 +59,127 @@ class Predictor:
         """
         if not (run / BEST).exists() and (repeats := sorted(run.glob(f"repeat-*/{BEST}"))):
             raise InputError(f"{run} holds {len(repeats)} repeats; name one of them, for example {repeats[0].parent}")
-        spec, network = load_network(run / BEST, choose_device(device))
+        chosen = choose_device(device)
+        avoid_amx(chosen, precision)
+        spec, network = load_network(run / BEST, chosen)
         return cls(network=network, spec=spec, precision=precision)
 
-    def find(self, images: Path, out: Path | None = None) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
+    def find(
+        self, images: Path, out: Path | None = None, *, on_note: Callable[[str], object] | None = None
+    ) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
         """Return the cases that `images` holds and those that cannot be used; see `find_images`.
 
-        What lies in `out`, the folder of predictions, is no input.
+        What lies in `out`, the folder of predictions, is no input. `on_note` is told where modalities are taken by
+        their order and not by their names.
         """
-        return find_images(images, self.spec.preprocessing.modalities, leave_out=out)
+        return find_images(images, self.spec.preprocessing.modalities, leave_out=out, on_note=on_note)
 
-    def predict(self, case: Case, out: Path, *, probabilities: bool = False) -> Path:
+    def predict(
+        self, case: Case, out: Path, *, probabilities: bool = False, on_note: Callable[[str], object] | None = None
+    ) -> Path:
         """Write OUT/<case>.nii.gz with the classes' file values, and <case>_probabilities.nii.gz if asked.
+
+        They lie on the image in space; the header of a NIfTI image gives them its sform and qform, with their codes.
+        `on_note` is told what a person should know of the image.
 
         Raises:
             InputError: a file cannot be read, or does not fit the others.
-            OutputError: the output cannot be written.
+            OutputError: the output cannot be written, or would replace the image.
         """
-        volume = read_volume(case.images, None, modalities=len(self.spec.preprocessing.modalities))
-        probabilities_CZYX = self.probabilities(volume)
-        path = out / f"{case.id}.nii.gz"
-        write_image(label_map(probabilities_CZYX, self.spec), volume.geometry, path)
-        if probabilities:
-            write_image(probabilities_CZYX, volume.geometry, out / f"{case.id}_probabilities.nii.gz")
+        require_new_files([case], out, probabilities=probabilities)
+        path, *more = prediction_paths(case, out, probabilities=probabilities)
+        with explain_out_of_memory(
+            "the size of the image, or of its grid after resampling; or take --device cpu, or a machine that has more"
+        ):
+            volume = read_volume(case.images, None, modalities=len(self.spec.preprocessing.modalities))
+            if on_note is not None:
+                for note in volume.notes:
+                    on_note(note)
+            probabilities_CZYX = self.probabilities(volume)
+        readers = readers_of(source_files(case), out)
+        write_image(label_map(probabilities_CZYX, self.spec), volume.geometry, path, readers=readers)
+        for second in more:
+            write_image(probabilities_CZYX, volume.geometry, second, readers=readers)
         return path
 
     def probabilities(self, volume: Volume) -> Float32Array:
-        """Return class probabilities [c,z,y,x] on the volume's own grid."""
+        """Return class probabilities [c,z,y,x] on the volume's own grid.
+
+        Raises:
+            InputError: the volume cannot be prepared.
+            OutOfMemoryError: they do not fit the memory of this machine.
+        """
+        self.require_memory(volume.geometry)
         prepared = prepare(volume, self.spec.preprocessing)
         image = torch.from_numpy(network_input(prepared.image, self.spec))
-        with explain_out_of_memory("the size of the image, or take --device cpu"):
-            probabilities = predict_probabilities(
-                self.network, image, window=self.spec.window, overlap=self.spec.overlap, precision=self.precision
+        probabilities = predict_probabilities(
+            self.network, image, window=self.spec.window, overlap=self.spec.overlap, precision=self.precision
+        )
+        orientation = self.spec.preprocessing.orientation or orientation_of(volume.geometry)
+        turned_CZYX = resample_probabilities(
+            probabilities.cpu().numpy(), prepared.geometry, turned(volume.geometry, orientation)
+        )
+        return turn_back(turned_CZYX, volume.geometry, orientation)
+
+    def require_memory(self, source: Geometry) -> None:
+        """Refuse a volume whose float32 arrays alone are larger than the memory that is left: a system would kill us.
+
+        Raises:
+            OutOfMemoryError: naming the two sizes.
+        """
+        preprocessing = self.spec.preprocessing
+        prepared = math.prod(prepared_size(source, preprocessing))
+        channels, classes = len(preprocessing.modalities), len(self.spec.classes)
+        needed, free = 4.0 * (prepared * (channels + classes) + math.prod(source.size) * classes), free_bytes()
+        if needed > free:
+            raise OutOfMemoryError(
+                f"out of memory: the image on its own grid of {_times(source.size)} voxels and on the network's needs "
+                f"at least {readable(needed)}, of {readable(free)} that are free; crop it, correct its spacing "
+                f"{_times(source.spacing)} mm if it is wrong, or use a machine that has more"
             )
-        return resample_probabilities(probabilities.cpu().numpy(), prepared.geometry, volume.geometry)
+
+
+def _times(numbers: Sequence[float]) -> str:
+    return " × ".join(f"{number:g}" for number in numbers)
+
+
+def free_bytes() -> float:
+    """Return how much memory this machine has left, swap included; infinity where the system does not say (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
+    except (OSError, KeyError, IndexError, ValueError):
+        return math.inf
+
+
+def prediction_paths(case: Case, out: Path, *, probabilities: bool) -> list[Path]:
+    """Return the files that a prediction writes."""
+    endings = [".nii.gz", *(["_probabilities.nii.gz"] if probabilities else [])]
+    return [out / f"{case.id}{ending}" for ending in endings]
+
+
+def require_new_files(cases: Sequence[Case], out: Path, *, probabilities: bool) -> None:
+    """Refuse predictions that would replace an image, by whatever name either has, or each other.
+
+    Raises:
+        OutputError: naming the first of them.
+    """
+    images = {(found.st_dev, found.st_ino): path for case in cases for path in case.images if (found := _status(path))}
+    written: set[Path] = set()
+    for path in (path for case in cases for path in prediction_paths(case, out, probabilities=probabilities)):
+        if (found := _status(path)) and (image := images.get((found.st_dev, found.st_ino))):
+            raise OutputError(f"{path}: the prediction would replace the image {image}; name another folder with -o")
+        if path in written:
+            raise OutputError(f"{path}: two cases would be written there; rename one, or predict them one by one")
+        written.add(path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def network_input(image_MZYX: Float32Array, spec: NetworkSpec) -> Float32Array:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +15,33 @@ from typing import Any
 import click
 import numpy as np
 
-from geols_precompute.atomic import remove_abandoned, replace_file
+from geols_precompute.atomic import refuse_link, remove_abandoned, replace_file
+from geols_precompute.data.orientation import mixed, orientation_of
 from geols_precompute.errors import InputError, OutputError, RecipeError
+from geols_precompute.formatting import printable_lines
 from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import TrainConfig, options, read_toml, require_size, smallest_size
 from geols_train.data import CaseReader
-from geols_train.device import World, choose_device, join_world
-from geols_train.evaluate import mean_and_std, ranked, summarise, write_cases
+from geols_train.device import World, avoid_amx, choose_device, explain_out_of_memory, join_world
+from geols_train.evaluate import mean_and_std, ranked, structure_indices, summarise, write_cases
+from geols_train.folder import (
+    BEST,
+    CASES,
+    CONFIG,
+    SPLIT,
+    SUMMARY,
+    claimed,
+    read_json,
+    require_free,
+    writing_run,
+)
 from geols_train.pictures import draw_cases, draw_curves
-from geols_train.splits import Split, make_split
+from geols_train.splits import Split, checked_split, make_split, read_split
 from geols_train.stores import Stores, open_stores, require_fit, require_same_stores
 from geols_train.targets import METHODS
-from geols_train.training import BEST, LAST, Trainer
+from geols_train.training import Trainer
 
-CONFIG, SPLIT, SUMMARY, CASES = "config.toml", "split.json", "summary.json", "test_cases.csv"
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -42,7 +57,9 @@ def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -
         GeolsError: of the kind that fits, before anything is trained where that can be known.
         Stopped: a signal came; resume goes on.
     """
-    with join_world(choose_device(config.device)) as world:
+    device = choose_device(config.device)
+    avoid_amx(device, config.precision)
+    with join_world(device) as world:
         return _train_and_test(config, folder, world, resume=resume)
 
 
@@ -52,34 +69,70 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
             f"--batch-size {config.batch_size} is of all {world.size} processes together: give at least {world.size}"
         )
     stores = open_stores(config.data, config.labels, maps_needed=METHODS[config.method].needs_maps)
-    split = make_split(str(folder / SPLIT) if resume else config.split, stores.cases, seed=config.split_seed)
+    if resume:
+        split = checked_split(read_split(folder / SPLIT), stores.cases, folder / SPLIT)
+    else:
+        require_free(folder)
+        split = make_split(config.split, stores.cases, seed=config.split_seed)
     require_fit(stores, split.cases)
     if lacking := sorted(set(stores.volumes.cases) ^ set(stores.cases)):
         click.echo(f"note: {len(lacking)} cases have no maps and take no part: {', '.join(lacking[:5])}")
+    if text := mixed(Counter(orientation_of(stores.volumes.metadata(case).geometry) for case in split.cases)):
+        click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_size(config, stores, split.cases)
     spec = make_spec(config, stores)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
-    reader = make_reader(config, stores, split)
-    if world.is_main:
+    with ExitStack() as held:
+        if world.is_main:
+            with writing_run(folder):
+                held.enter_context(claimed(folder))
+            if not resume:
+                require_free(folder)  # once more: another training may have come and gone
+        reader = make_reader(config, stores, split)
+        if world.is_main:
+            _write_settings(config, split, folder)
+        if config.repeats == 1:
+            return train_once(config, reader, split, spec, folder, config.random_seed, world, resume=resume)
+        return _train_repeats(config, reader, split, spec, folder, world, resume=resume)
+
+
+def _write_settings(config: TrainConfig, split: Split, folder: Path) -> None:
+    """Write config.toml and split.json, and remove what a crash left half written."""
+    with writing_run(folder):
         for place in (folder, *folder.glob("repeat-*")):
-            remove_abandoned(place)
+            if not place.is_symlink():
+                remove_abandoned(place)
         replace_file(folder / CONFIG, config.to_toml().encode())
         _write_json(folder / SPLIT, split.as_json())
-    if config.repeats == 1:
-        return train_once(config, reader, split, spec, folder, config.random_seed, world, resume=resume)
+
+
+def _train_repeats(
+    config: TrainConfig,
+    reader: CaseReader,
+    split: Split,
+    spec: NetworkSpec,
+    folder: Path,
+    world: World,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train and test with one seed after the other; write and return the summary of all."""
     summaries = []
     for repeat in range(config.repeats):
         below = folder / f"repeat-{repeat + 1}"
-        below.mkdir(exist_ok=True)
+        with writing_run(below):
+            refuse_link(below)
+            below.mkdir(exist_ok=True)
         seed = config.random_seed + repeat
         summaries.append(train_once(config, reader, split, spec, below, seed, world, resume=resume))
     measured = mean_and_std([{name: summary[name] for name in MEASURED} for summary in summaries])
     summary = {"repeats": config.repeats, **summaries[0], **measured}
     if world.is_main:
-        _write_json(folder / SUMMARY, summary)
+        with writing_run(folder):
+            _write_json(folder / SUMMARY, summary)
     return summary
 
 
@@ -95,12 +148,13 @@ def train_once(
     resume: bool,
 ) -> dict[str, Any]:
     """Train one network, test the best of its epochs, and write and return the summary."""
-    if resume and (done := _finished(folder, config.epochs, reader.store_digests())):
+    if resume and (done := _finished(folder, config.epochs, reader.store_digests(), spec)):
         return done
-    trainer = Trainer(config, reader, split, spec, folder, seed, world)
+    with explain_out_of_memory("--features (now " + ",".join(map(str, config.features)) + ")"):
+        trainer = Trainer(config, reader, split, spec, folder, seed, world)
     if resume:
         trainer.restore()
-    click.echo(describe(config, split, trainer))
+    click.echo(printable_lines(describe(config, split, trainer)))
     state = trainer.train()
     _, network = load_network(folder / BEST, trainer.device)
     evaluator, results = trainer.evaluator, []
@@ -124,11 +178,12 @@ def train_once(
         "stores": reader.store_digests(),
     }
     if world.is_main:
-        draw_curves(folder)
-        write_cases(folder / CASES, results)
         shown = [(result, *evaluator.predict(network, result.case)) for result in ranked(results, spec)]
-        draw_cases(folder, shown, spec)
-        _write_json(folder / SUMMARY, summary)
+        with writing_run(folder):
+            draw_curves(folder)
+            write_cases(folder / CASES, results)
+            draw_cases(folder, shown, spec)
+            _write_json(folder / SUMMARY, summary)
     return summary
 
 
@@ -151,11 +206,6 @@ def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     )
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a folder holds what a training has learnt, of one repeat or several."""
-    return any(folder.glob(LAST)) or any(folder.glob(f"repeat-*/{LAST}"))
-
-
 def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
     """Return the configuration of the run in `folder`, with the flags that are given anew.
 
@@ -164,12 +214,16 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
 
     Raises:
         InputError: there is no run.
-        RecipeError: a flag would change the numbers of the run.
+        RecipeError: a flag would change the numbers of the run, or its config.toml is damaged.
     """
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} holds no run to resume (no {CONFIG}); name it with --out, or leave out --resume")
     saved = read_toml(folder / CONFIG)
-    before, now = TrainConfig.from_mapping(saved), TrainConfig.from_mapping({**saved, **given})
+    try:
+        before = TrainConfig.from_mapping(saved)
+    except RecipeError as error:
+        raise RecipeError(f"{folder / CONFIG}: {error}; restore it, or start another run with --out") from error
+    now = TrainConfig.from_mapping({**saved, **given})
     old, new = asdict(before), asdict(now)
     may_change = {name for name, option in options().items() if option.may_change}
     if now.schedule == "constant" and now.epochs > before.epochs:
@@ -225,13 +279,37 @@ def make_reader(config: TrainConfig, stores: Stores, split: Split) -> CaseReader
     return replace(reader, zscores=zscores)
 
 
-def _finished(folder: Path, epochs: int, digests: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the summary of a training that is done, if it is; it must have read the stores that are there now."""
+def _finished(folder: Path, epochs: int, digests: Mapping[str, str], spec: NetworkSpec) -> dict[str, Any] | None:
+    """Return the summary of a training that is done, if it is; it must have read the stores that are there now.
+
+    Raises:
+        InputError: the summary is damaged.
+        StoreError: the stores have changed.
+    """
     path = folder / SUMMARY
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if summary:
-        require_same_stores(path, summary["stores"], digests)
-    return summary if summary.get("epochs") == epochs else None
+    if not os.path.lexists(path):
+        return None
+    summary = read_json(path)
+    if not _is_summary(summary, spec):
+        raise InputError(f"{path}: not the summary of this training; restore it, or move it away: it is written again")
+    require_same_stores(path, summary["stores"], digests)
+    return summary if summary["epochs"] == epochs else None
+
+
+def _is_summary(document: Mapping[str, Any], spec: NetworkSpec) -> bool:
+    """Whether a document has what is read of a summary."""
+    structures, numbers = document.get("structures"), [document.get(name, "") for name in MEASURED[:-1]]
+    if not isinstance(structures, dict) or set(structures) != set(structure_indices(spec)):
+        return False
+    for found in structures.values():
+        if not isinstance(found, dict):
+            return False
+        numbers += [found.get(name, "") for name in ("dice", "surface_dice", "hd95_mm")]
+    return (
+        isinstance(document.get("stores"), dict)
+        and isinstance(document.get("epochs"), int)
+        and all(number is None or isinstance(number, int | float) for number in numbers)
+    )
 
 
 def _write_json(path: Path, document: Any) -> None:

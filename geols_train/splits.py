@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, RecipeError
+from geols_train.config import read_small
 
 PARTS = ("train", "validation", "test")
 
@@ -49,7 +50,7 @@ def make_split(rule: str, cases: Sequence[str], *, seed: int) -> Split:
     """
     numbers = _three_numbers(rule)
     if numbers is None:
-        return _checked(_read(rule), cases, rule)
+        return checked_split(_read(rule), cases, rule)
     return draw_split(cases, numbers, seed=seed)
 
 
@@ -110,17 +111,35 @@ def _counts(numbers: Sequence[float], n: int) -> tuple[int, int, int]:
 def _read(rule: str) -> Split:
     name, _, fold = rule.rpartition(":") if rule.rpartition(":")[2].isdigit() else (rule, "", "0")
     path = Path(name)
-    try:
-        document: Any = json.loads(path.read_text())
-    except OSError as error:
+    if not _exists(path):
         raise InputError(
             f"--split {rule}: no such file, and not three numbers; give TRAIN,VALIDATION,TEST, a split.json or "
             "nnU-Net's splits_final.json"
-        ) from error
-    except ValueError as error:
+        )
+    return read_split(path, int(fold))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def read_split(path: Path, fold: int = 0) -> Split:
+    """Return the split of a split.json, or a fold of nnU-Net's splits_final.json.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind.
+    """
+    try:
+        document: Any = json.loads(read_small(path))
+    except RecipeError as error:
+        raise InputError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     try:
-        entry = document[int(fold)] if isinstance(document, list) else document
+        entry = document[fold] if isinstance(document, list) else document
         validation = entry["validation"] if "validation" in entry else entry["val"]
         parts = [[str(case) for case in part] for part in (entry["train"], validation, entry.get("test", []))]
     except (IndexError, KeyError, TypeError, AttributeError) as error:
@@ -128,7 +147,12 @@ def _read(rule: str) -> Split:
     return Split(train=tuple(parts[0]), validation=tuple(parts[1]), test=tuple(parts[2]))
 
 
-def _checked(split: Split, cases: Sequence[str], where: str) -> Split:
+def checked_split(split: Split, cases: Sequence[str], where: str | Path) -> Split:
+    """Return a split that these cases allow.
+
+    Raises:
+        InputError: it names unknown cases, or one twice, or none to train or to validate.
+    """
     if unknown := sorted(set(split.cases) - set(cases)):
         raise InputError(
             f"{where}: {len(unknown)} cases are not in the stores: {', '.join(unknown[:5])}; compute them, or take "

@@ -16,31 +16,35 @@ from typing import Any, Literal
 import click
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from geols_precompute.errors import GeolsError
+from geols_precompute.errors import StoreError
 from geols_precompute.recipe.classes import IGNORE_INDEX
 from geols_precompute.signals import Stopped, StopRequest, stop_between_steps
 from geols_train.augment import augment, vary_intensities
 from geols_train.batches import Batch, EpochBatches, StoredBatch, WindowDataset, make_loader, on_device
-from geols_train.checkpoint import NetworkSpec, load_checkpoint, save_checkpoint
+from geols_train.checkpoint import NetworkSpec, TrainingError, load_checkpoint, save_checkpoint
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader, StoredWindow
-from geols_train.device import World, autocast, default_workers, explain_out_of_memory, uses_bf16
+from geols_train.device import (
+    World,
+    autocast,
+    default_workers,
+    explain_lost_workers,
+    explain_out_of_memory,
+    uses_bf16,
+)
 from geols_train.evaluate import Evaluator
+from geols_train.folder import BEST, LAST, writing_run
 from geols_train.log import RunLog, StepTimer
 from geols_train.loss import Objective
 from geols_train.splits import Split
 from geols_train.stores import require_same_stores
 
-BEST, LAST = "best.pt", "last.pt"
 #: Streams of random numbers that must not repeat each other; `batches` has two more.
 _AUGMENTATION, _INTENSITIES = 2, 3
-
-
-class TrainingError(GeolsError, RuntimeError):
-    """Training cannot go on; the message names the cases of the batch."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +55,18 @@ class TrainState:
     losses: list[float] = field(default_factory=list)
     best_dice: float = -1.0
     best_epoch: int = 0
+
+    def fits(self, batches: int, epochs: int) -> bool:
+        """Whether a training of so many epochs, of so many batches each, can be here."""
+        counts = all(isinstance(n, int) for n in (self.epoch, self.best_epoch))
+        return (
+            counts
+            and 0 <= self.best_epoch <= self.epoch <= epochs
+            and isinstance(self.best_dice, float)
+            and isinstance(self.losses, list)
+            and all(isinstance(loss, float) for loss in self.losses)
+            and len(self.losses) <= batches
+        )
 
 
 class Trainer:
@@ -130,8 +146,10 @@ class Trainer:
         """Train to the last epoch.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss or a gradient is not finite.
             OutOfMemoryError: a step does not fit the memory.
+            LostWorkerError: a process that loads batches is gone.
+            OutputError: the run folder cannot be written, or the disk is full; what is saved stays.
             Stopped: a signal came; last.pt is saved and `restore` goes on from there.
         """
         memory_options = (
@@ -144,7 +162,12 @@ class Trainer:
             after=self.batches_done,
             enabled=self.world.is_main,
         )
-        with log, stop_between_steps() as stop, explain_out_of_memory(memory_options):
+        with (
+            log,
+            stop_between_steps() as stop,
+            explain_out_of_memory(memory_options),
+            explain_lost_workers(self.loader.num_workers),
+        ):
             try:
                 while self.state.epoch < self.config.epochs:
                     started = time.monotonic()
@@ -206,12 +229,11 @@ class Trainer:
         if place == 0:
             self.optimizer.zero_grad(set_to_none=True)
         (loss / size).backward()  # type: ignore[no-untyped-call]
-        # the value is asked for last: on an accelerator that waits until the queue is empty
-        if not math.isfinite(value := self.world.mean(loss.item())):
-            raise TrainingError(
-                f"the loss is {value} in batch {self.batches_done + 1} (epoch {self.state.epoch + 1}); its cases are "
-                f"{', '.join(batch.cases)}. Look at them, or lower --lr; what is saved is from before"
-            )
+        # both are asked for at once, and last: on an accelerator that waits until the queue is empty
+        value, norm = torch.stack([loss.detach().float(), self.gradient_norm()]).tolist()
+        value = self.world.mean(value)
+        self.require_finite("loss", value, batch)
+        self.require_finite("norm of the gradients", norm, batch)
         self.timer.lap("backward")
         lr = self.learning_rate()
         if place == size - 1:
@@ -221,6 +243,29 @@ class Trainer:
         self.timer.lap("optimiser")
         self.timer.steps += 1
         return value, lr
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Return the norm of all gradients together, a float32 scalar; NaN or infinite if one of them is."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients).float()
+
+    def require_finite(self, what: str, value: float, batch: Batch) -> None:
+        """Refuse to go on with a number that is NaN or infinite, before the optimiser makes weights of it.
+
+        Raises:
+            TrainingError: it is.
+        """
+        if math.isfinite(value):
+            return
+        advice = (
+            "Train again with --precision float32"
+            if self.precision == "bf16"
+            else "With --precision float32, as here, that is the data or the learning rate: look at them, or lower --lr"
+        )
+        raise TrainingError(
+            f"the {what} is {value} in batch {self.batches_done + 1} (epoch {self.state.epoch + 1}); its cases are "
+            f"{', '.join(batch.cases)}. {advice}; what is saved is from before"
+        )
 
     def prepare(self, stored: StoredBatch) -> Batch:
         """Return a batch as the network takes it: z-scores, augmented, in the memory format of the network."""
@@ -289,25 +334,61 @@ class Trainer:
             raise Stopped
 
     def save(self, name: str) -> None:
-        """Write a checkpoint: best.pt to predict with, last.pt to go on from."""
+        """Write a checkpoint: best.pt to predict with, last.pt to go on from.
+
+        Raises:
+            TrainingError: a number is not finite.
+            OutputError: it cannot be written; the one that was there before stays.
+        """
         if not self.world.is_main:
             return
         content: dict[str, Any] = {"model": self.network.state_dict(), "progress": asdict(self.state)}
         if name == LAST:
             content |= {"optimizer": self.optimizer.state_dict(), "stores": self.reader.store_digests()}
-        save_checkpoint(self.folder / name, self.spec, content)
+        with writing_run(self.folder / name):
+            save_checkpoint(self.folder / name, self.spec, content)
 
     def restore(self) -> None:
-        """Go on from last.pt, if there is one.
+        """Go on from last.pt, if there is one; a run that was killed in its first epoch may have none.
 
         Raises:
-            StoreError: it is damaged, or the stores have changed since.
+            StoreError: a checkpoint is missing, damaged or not of this run, or the stores have changed since.
         """
-        if not (self.folder / LAST).exists():
+        last = self.folder / LAST
+        if not last.exists():
+            if self._best_epoch() > 1:
+                raise StoreError(
+                    f"{last} is missing, but not {BEST}, so more was trained; restore it, or train again with another "
+                    "--out"
+                )
             return
-        _, content = load_checkpoint(self.folder / LAST)
-        require_same_stores(self.folder / LAST, content["stores"], self.reader.store_digests())
-        self.network.load_state_dict(content["model"])
-        # from the CPU, where Adam's counts of steps stay: on a GPU each would be asked for in every step
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.state = TrainState(**content["progress"])
+        spec, content = load_checkpoint(last)
+        try:
+            require_same_stores(last, content["stores"], self.reader.store_digests())
+            state = TrainState(**content["progress"])
+            if spec != self.spec or not state.fits(len(self.batches), self.config.epochs):
+                raise StoreError(
+                    f"{last} is not of this run; restore it from a copy, or train again with another --out"
+                )
+            self.network.load_state_dict(content["model"])
+            # from the CPU, where Adam's counts of steps stay: on a GPU each would be asked for in every step
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StoreError(f"{last} does not fit this run; restore it from a copy, or train again") from error
+        self.state = state
+        if (found := self._best_epoch()) < state.best_epoch:
+            what = "is missing" if not found else f"is of epoch {found}"
+            raise StoreError(
+                f"{self.folder / BEST} {what}, but epoch {state.best_epoch} was the best so far; restore it from a "
+                "copy, or train again with another --out"
+            )
+
+    def _best_epoch(self) -> int:
+        """Return of which epoch best.pt is; 0 if there is none."""
+        if not (path := self.folder / BEST).exists():
+            return 0
+        _, content = load_checkpoint(path)
+        try:
+            return int(content["progress"]["best_epoch"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path} is not of this run; restore it from a copy, or train again") from error

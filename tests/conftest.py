@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> Iterator[None]:
+    """Undo what SimpleITK does when a test writes a VTK file: it sets the locale to C, in which text is ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
 from geols_precompute.errors import GeolsError, MissingExtraError
-from geols_precompute.formatting import printable
+from geols_precompute.formatting import MAX_LINE, printable, printable_lines, without_secrets
 from geols_precompute.signals import ignore_interrupts_at_exit
 
 P = ParamSpec("P")
@@ -59,6 +60,12 @@ class ClassNames(click.ParamType):  # type: ignore[type-arg]
         return names
 
 
+def say(*lines: str, err: bool = False, limit: int = MAX_LINE) -> None:
+    """Print lines on standard output, or standard error, whatever they hold: each as `printable` gives it."""
+    for line in lines:
+        click.echo(printable(line, limit), err=err)
+
+
 def show_version(command: Callable[P, T]) -> Callable[P, T]:
     """Add --version to a command."""
     return click.version_option(package_name="geols", message="geols %(version)s")(command)
@@ -77,19 +84,20 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
         @click.option("--debug", is_flag=True, help="Show where an error came from.")
         @functools.wraps(command)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+            warnings.showwarning = _show_warning
             try:
                 sys.exit(command(*args, **kwargs))
             except KeyboardInterrupt:
                 ignore_interrupts_at_exit()
-                click.echo("stopped; run the same command again to go on", err=True)
+                say("stopped; run the same command again to go on", err=True)
                 sys.exit(EXIT_INTERRUPTED)
             except BrokenPipeError:
                 # whoever read the output has seen enough; click ends quietly
                 raise
             except Exception as error:
                 if kwargs["debug"]:
-                    traceback.print_exc()
-                click.echo(printable(f"error: {_one_line(error, extra)}"), err=True)
+                    click.echo(printable_lines(without_secrets(traceback.format_exc())), err=True)
+                say(without_secrets(f"error: {_one_line(error, extra)}"), err=True)
                 # never 1, which means that some cases failed
                 sys.exit(EXIT_WRONG)
 
@@ -103,7 +111,21 @@ def _one_line(error: Exception, extra: str) -> str:
         return str(MissingExtraError(package, extra))
     if isinstance(error, GeolsError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({str(error) or 'none was given'}); use a machine that has more"
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of a library in one line."""
+    say(without_secrets(f"{filename}:{lineno}: {category.__name__}: {message}"), err=True)
 
 
 class CommandWithHeadings(click.Command):

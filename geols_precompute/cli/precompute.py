@@ -16,10 +16,11 @@ from geols_precompute.cli.options import (
     CommandWithHeadings,
     CountOrWord,
     reports_errors,
+    say,
     show_version,
 )
 from geols_precompute.errors import RecipeError
-from geols_precompute.formatting import duration, plural, printable, readable
+from geols_precompute.formatting import duration, plural, readable, without_secrets
 from geols_precompute.progress import TerminalProgress
 from geols_precompute.recipe.parameters import PRESETS, MapParameters, Recipe
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 HEADINGS = {
     "Maps": "seeds preset metric lam gamma iterations decay background modalities engine reuse",
-    "Classes and preparation": "recipe_name classes clip",
+    "Classes and preparation": "recipe_name classes clip orientation",
     "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",
 }
@@ -62,6 +63,12 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
     metavar="LOW HIGH",
     help="Clip intensities to two percentiles, 0 to 100, per modality of a case.  [default: the recipe's, else none]",
 )
+@click.option(
+    "--orientation",
+    metavar="RAS",
+    help="Turn volumes so that axes x,y,z run to the Right, front (Anterior) and top (Superior), or any other three "
+    "letters of R/L, A/P, S/I; predictions come back on each image's own axes.  [default: the recipe's, else none]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
 @click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.  [default: none]")
@@ -86,6 +93,7 @@ def precompute(
     preset: str | None,
     classes: Mapping[int, str] | None,
     clip: tuple[float, float] | None,
+    orientation: str | None,
     out: Path | None,
     name: str,
     reuse: str | None,
@@ -112,7 +120,7 @@ def precompute(
     if preview is not None and (ignored := [name for name, value in others.items() if value]):
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     given = {name: value for name, value in map_flags.items() if value is not None}
-    recipe = asked_recipe(recipe_name, preset, classes, clip, given)
+    recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation)
     if dry_run or preview is not None:
         plan = plan_run(data, recipe=recipe, out=out, name=name, reuse=reuse, part=part)
         return print_estimate(plan, workers, scheduler) if preview is None else show_preview(plan, preview)
@@ -137,6 +145,7 @@ def asked_recipe(
     classes: Mapping[int, str] | None,
     clip: tuple[float, float] | None,
     map_flags: Mapping[str, Any],
+    orientation: str | None = None,
 ) -> Recipe:
     """Return what the flags ask for: the recipe of that name, then the preset, then single flags.
 
@@ -150,28 +159,38 @@ def asked_recipe(
     for flag, metric in (("gamma", "riemannian"), ("lam", "gradient")):
         if flag in map_flags and maps.metric != metric:
             raise RecipeError(f"--{flag} belongs to --metric {metric}; the metric here is {maps.metric}")
-    return replace(recipe, maps=maps, classes=classes or recipe.classes, clip=clip or recipe.clip)
+    return replace(
+        recipe,
+        maps=maps,
+        classes=classes or recipe.classes,
+        clip=clip or recipe.clip,
+        orientation=orientation.upper() if orientation else recipe.orientation,
+    )
 
 
 def print_summary(summary: Summary, reuse: str | None, part: str | None, *, debug: bool) -> None:
     """Print how a run ended: notes and failures case by case, counts, and the store's digest."""
+    from geols_precompute.data.orientation import mixed
+
     if debug:
         for trace in summary.traces.values():
-            click.echo(trace, err=True)
+            say(*without_secrets(trace).splitlines(), err=True)
     for case, notes in summary.notes.items():
         for note in notes:
-            click.echo(printable(f"note: {case}: {note}"))
+            say(f"note: {case}: {note}")
+    if text := mixed(summary.orientations):
+        say(f"note: {text}; --orientation RAS, with another --out, turns all to one")
     for case, reason in summary.failures.items():
-        click.echo(printable(f"failed: {case}: {reason}"), err=True)
+        say(f"failed: {case}: {reason}", err=True)
     reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
-    click.echo(
-        f"{summary.computed} cases computed, {reused}{summary.unchanged} unchanged, {len(summary.failures)} failed\n"
-        f"store   {summary.labels}"
+    say(
+        f"{summary.computed} cases computed, {reused}{summary.unchanged} unchanged, {len(summary.failures)} failed",
+        f"store   {summary.labels}",
     )
     if summary.digest:
-        click.echo(f"digest  {summary.digest}")
+        say(f"digest  {summary.digest}")
     else:
-        click.echo(f"this was part {part}; after the last one: geols-store finalize {summary.labels.parent}")
+        say(f"this was part {part}; after the last one: geols-store finalize {summary.labels.parent}")
 
 
 def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> int:
@@ -184,13 +203,13 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
     from geols_precompute.run.plan import describe
 
     check_stores(plan)
-    click.echo(describe(plan))
+    say(*describe(plan).splitlines())
     compile_once(plan.recipe.maps)
     with show_progress(len(plan.tasks), "headers") as on_case:
         found = estimate(plan, on_case)
     for problem in found.problems:
-        click.echo(printable(f"problem: {problem.case_id}: {problem.reason}"), err=True)
-    click.echo(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
+        say(f"problem: {problem.case_id}: {problem.reason}", err=True)
+    say(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
     if sample := found.sample:
         if workers == 0 or scheduler is not None:
             wall, note = f"{duration(found.seconds)} on one core", ""
@@ -200,12 +219,12 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
             note = f"; {fitting.note}" if fitting.note else ""
         seconds = sum(sample.seconds.values())
         stores = f"volumes {readable(found.volume_bytes)}, maps {readable(found.label_bytes)}"
-        click.echo(
+        say(
             f"{sample.case}, of {found.voxels / 1e6:.3g} million voxels, took {seconds:.2f} s and "
-            f"{readable(sample.peak_memory)}\n"
-            f"time    {found.seconds / 3600:.3g} CPU-hours; {wall}\n"
-            f"disk    {readable(found.volume_bytes + found.label_bytes)} ({stores})\n"
-            f"memory  {readable(found.memory)} per worker for the largest case{note}"
+            f"{readable(sample.peak_memory)}",
+            f"time    {found.seconds / 3600:.3g} CPU-hours; {wall}",
+            f"disk    {readable(found.volume_bytes + found.label_bytes)} ({stores})",
+            f"memory  {readable(found.memory)} per worker for the largest case{note}",
         )
     return EXIT_SOME_FAILED if found.problems else EXIT_DONE
 
@@ -218,10 +237,10 @@ def show_preview(plan: Plan, case: str) -> int:
     from geols_precompute.run.plan import describe
 
     check_stores(plan)
-    click.echo(describe(plan))
+    say(*describe(plan).splitlines())
     compile_once(plan.recipe.maps)
     path = plan.out / f"preview-{plan.name}-{case}.html"
     for flag in write_preview(plan, case, path).flags:
-        click.echo(printable(f"{flag.kind}: {flag.text}"))
-    click.echo(f"preview {path}")
+        say(f"{flag.kind}: {flag.text}")
+    say(f"preview {path}")
     return EXIT_DONE

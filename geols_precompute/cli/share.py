@@ -10,15 +10,14 @@ from typing import Any
 
 import click
 
-from geols_precompute.atomic import writing_to
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.atomic import readers_of, writing_to
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.formatting import printable
 from geols_precompute.progress import show_progress
 from geols_precompute.share import export as exporting
 from geols_precompute.share import merge as merging
 from geols_precompute.share import pack as packing
-from geols_precompute.share.copy import CopySummary, copy_cases, create_like, open_source
+from geols_precompute.share.copy import CopySummary, copy_cases, filling, open_source, require_no_other_cases
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import refuse_store, write_manifest
 
@@ -46,7 +45,7 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
             names = packing.private_names(store.absolute().parent, opened.cases)
     with writing_to(out.parent, "-o"), show_progress(len(opened.cases), "pack") as on_case:
         digest = packing.pack(opened, out, names, on_case)
-    click.echo(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB\nfile    {out}\ndigest  {digest}")
+    say(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB", f"file    {out}", f"digest  {digest}")
     return EXIT_DONE
 
 
@@ -83,7 +82,7 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
                 f"{opened.files.location}: its digest is {opened.digest}, not {digest}; this is another store, or "
                 "another version of it"
             )
-        return _copy(opened, chosen_cases(opened, cases), out, "pull")
+        return _copy(opened, chosen_cases(opened, cases), out, "pull", exactly=bool(digest) and not cases)
 
 
 @click.command()
@@ -130,18 +129,25 @@ def export(
         if value is not None and not soft:
             raise InputError(f"{flag} belongs to --soft; without it the maps are written, which have no α")
     labels = LabelStore.open(store)
+    refuse_store(out.absolute().parent)
+    sources = [exporting.file_of(labels, case)]
+    names = labels.classes.names
+    index = labels.classes.find(class_name) if class_name is not None else None
+    exporting.require_memory(labels, case, soft=soft, channels=len(names) if index is None else 1)
     if soft:
         opened = VolumeStore.open(volumes) if volumes else exporting.volumes_beside(labels)
+        sources.append(exporting.file_of(opened, case))
         alpha, normalize = 0.1 if alpha is None else alpha, normalize or "sum"
         array_CZYX = exporting.soft_label_of(labels, opened, case, alpha=alpha, normalize=normalize)
     else:
         array_CZYX = labels.class_maps(case)
-    names = labels.classes.names
-    if class_name is not None:
-        index = labels.classes.find(class_name)
+    if index is not None:
         array_CZYX, names = array_CZYX[index], names[index : index + 1]
-    write_image(array_CZYX, labels.metadata(case).geometry, out)
-    click.echo(f"{'soft label' if soft else 'maps'} of {case}: {', '.join(names)}\nfile    {out}")
+    geometry, note = exporting.geometry_of(labels, volumes, case)
+    write_image(array_CZYX, geometry, out, readers=readers_of(sources, out.parent))
+    say(f"{'soft label' if soft else 'maps'} of {case}: {', '.join(names)}", f"file    {out}")
+    if note:
+        say(f"note: {case}: {note}")
     return EXIT_DONE
 
 
@@ -165,21 +171,26 @@ def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
-def _copy(source: LabelStore, cases: Sequence[str], out: Path, what: str) -> int:
-    """Copy cases to the store at `out`, write its manifest, and return the exit status."""
-    with writing_to(out, "-o"), show_progress(len(cases), what) as on_case:
-        create_like(out, source.root_content)
-        summary = copy_cases(source, out, cases, on_case)
-    return _finish(summary, out, source)
+def _copy(source: LabelStore, cases: Sequence[str], out: Path, what: str, *, exactly: bool = False) -> int:
+    """Copy cases to the store at `out`, write its manifest, and return the exit status.
+
+    With `exactly` the store there must have no other cases than the source.
+    """
+    with writing_to(out, "-o"), filling(out, source.root_content) as check:
+        if exactly:
+            require_no_other_cases(out, source)
+        with show_progress(len(cases), what) as on_case:
+            summary = copy_cases(source, out, cases, on_case, check=check)
+        return _finish(summary, out, source, exactly=exactly)
 
 
-def _finish(summary: CopySummary, out: Path, source: LabelStore | None = None) -> int:
+def _finish(summary: CopySummary, out: Path, source: LabelStore | None = None, *, exactly: bool = False) -> int:
     """Write the manifest unless cases are missing, and say what became of all."""
     for case, reason in sorted(summary.failures.items()):
-        click.echo(printable(f"failed: {case}: {reason}"), err=True)
-    click.echo(f"{summary.copied} cases copied, {summary.found} there already, {len(summary.failures)} failed")
+        say(f"failed: {case}: {reason}", err=True)
+    say(f"{summary.copied} cases copied, {summary.found} there already, {len(summary.failures)} failed")
     if summary.failures:
-        click.echo(
+        say(
             f"{out} is not finished: run the same command again, or geols-store finalize {out} to go on without the "
             "failed cases",
             err=True,
@@ -187,7 +198,9 @@ def _finish(summary: CopySummary, out: Path, source: LabelStore | None = None) -
         return EXIT_SOME_FAILED
     with writing_to(out, "-o"):
         digest = write_manifest(out)
-    click.echo(f"store   {out}\ndigest  {digest}")
+    say(f"store   {out}", f"digest  {digest}")
     if source and digest != source.digest:
-        click.echo(f"note: not the cases of {source.files.location} and nothing else; its digest is {source.digest}")
+        if exactly:
+            raise StoreError(f"{out}: another run has put other cases there meanwhile; name a new folder")
+        say(f"note: not the cases of {source.files.location} and nothing else; its digest is {source.digest}")
     return EXIT_DONE

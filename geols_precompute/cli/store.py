@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, show_version
+from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say, show_version
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
-from geols_precompute.formatting import printable
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 
+#: How many parameters of a recipe are printed; a store may come from anywhere.
+MOST_PARAMETERS = 200
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
@@ -35,21 +37,24 @@ for command in (pack, unpack, pull, merge, export):
 def info(store: Path, debug: bool) -> int:
     """Print a store's digest, recipe, classes and sizes."""
     opened = open_store(store)
-    total = sum(bytes_ for case in opened.cases for bytes_, _ in opened.metadata(case).files.values())
+    found = _Contents(opened)
     lines = {
         "format": f"{opened.format} version {opened.geols['version']}",
         "digest": opened.digest,
         "recipe": opened.manifest.recipe_id,
-        "cases": f"{len(opened.cases)}, {total / 1e6:.1f} MB",
+        "cases": f"{len(opened.cases)}, {found.bytes / 1e6:.1f} MB",
         "classes": str(opened.classes),
         "licence": opened.geols.get("licence", "not stated"),
     }
-    for key, value in lines.items():
-        click.echo(printable(f"{key:<10}{value}"))
-    for key, value in sorted(_flattened(opened.recipe).items()):
-        click.echo(printable(f"  {key} = {value}"))
+    say(*(f"{key:<10}{value}" for key, value in lines.items()))
+    parameters = sorted(_flattened(opened.recipe).items())
+    say(*(f"  {key} = {value}" for key, value in parameters[:MOST_PARAMETERS]))
+    if len(parameters) > MOST_PARAMETERS:
+        say(f"  and {len(parameters) - MOST_PARAMETERS} more, which no recipe of this version has")
     if isinstance(opened, LabelStore):
-        _print_classes(opened)
+        for label in list(opened.classes)[1:]:
+            cases, seeds, fallbacks = found.classes[str(label.value)]
+            say(f"class {label.value} {label.name}: in {cases} cases, {seeds} seeds, {fallbacks} by fallback")
     return EXIT_DONE
 
 
@@ -72,8 +77,8 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
             findings += [finding] if finding else []
             on_case(case, finding.problem if finding else "")
     for finding in findings:
-        click.echo(printable(f"damaged: {finding.case or 'store'}: {finding.problem}"), err=True)
-    click.echo(f"{len(opened.cases)} cases, {len(findings)} findings\ndigest  {opened.digest}")
+        say(f"damaged: {finding.case or 'store'}: {finding.problem}", err=True)
+    say(f"{len(opened.cases)} cases, {len(findings)} findings", f"digest  {opened.digest}")
     differs = print_comparison(opened, data) if data else False
     return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
 
@@ -92,8 +97,10 @@ def finalize(stores: Sequence[Path], partial: bool, debug: bool) -> int:
 
     for root in (root for path in stores for root in finalizing.stores_in(path)):
         with writing_to(root, "STORE"):
-            count, digest = finalizing.finalize(root, partial=partial)
-        click.echo(f"store   {root}, {count} cases\ndigest  {digest}")
+            done = finalizing.finalize(root, partial=partial)
+        for case, reason in done.left_out.items():
+            say(f"left out: {case}: {reason}", err=True)
+        say(f"store   {root}, {done.cases} cases", f"digest  {done.digest}")
     return EXIT_DONE
 
 
@@ -116,7 +123,7 @@ def report(
     Exit status: 0 written, 1 written and, with --strict, something is worth a look, 2 the store cannot be read.
     """
     from geols_precompute.progress import show_progress
-    from geols_precompute.report.cases import volumes_of
+    from geols_precompute.report.cases import files_of, volumes_of
     from geols_precompute.report.page import write_report
 
     labels = LabelStore.open(store)
@@ -125,11 +132,13 @@ def report(
     if not math.isfinite(alpha):
         raise InputError(f"--alpha must be in [0, 1], got {alpha}")
     with show_progress(len(labels), "report") as on_case:
-        found = write_report(out, labels, volumes, shown=shown, alpha=alpha, on_case=on_case)
+        found = write_report(
+            out, labels, volumes, shown=shown, alpha=alpha, sources=files_of(labels, data), on_case=on_case
+        )
     for flag in found.flags:
         listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
-        click.echo(printable(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})"))
-    click.echo(f"{found.cases} cases, {found.shown} shown, {len(found.flags)} flags\nreport  {out}")
+        say(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})")
+    say(f"{found.cases} cases, {found.shown} shown, {len(found.flags)} flags", f"report  {out}")
     return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
 
 
@@ -143,10 +152,10 @@ def print_comparison(opened: Store, data: Path) -> bool:
     for name, status in found.statuses.items():
         if status != "same":
             reason = f": {found.reasons[name]}" if name in found.reasons else ""
-            click.echo(printable(f"{status}: {name}{reason}"), err=True)
+            say(f"{status}: {name}{reason}", err=True)
     other_names = f" ({found.renamed} cases have other names in the store)" if found.renamed else ""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(found.counts.items()))
-    click.echo(f"{data}: {counts}{other_names}")
+    say(f"{data}: {counts}{other_names}")
     return set(found.counts) != {"same"}
 
 
@@ -157,12 +166,21 @@ def _flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _print_classes(opened: LabelStore) -> None:
-    """Print, per class, in how many cases it is, its seeds, and its fallbacks."""
-    for label in list(opened.classes)[1:]:
-        seeds = [opened.metadata(case).geols["seeds"].get(str(label.value)) for case in opened.cases]
-        found = [entry for entry in seeds if entry]
-        click.echo(
-            f"class {label.value} {label.name}: in {len(found)} cases, {sum(s['count'] for s in found)} seeds, "
-            f"{sum(s['fallbacks'] for s in found)} by fallback"
-        )
+class _Contents:
+    """What the metadata of all cases say, read one after the other.
+
+    Attributes:
+        bytes: of their files.
+        classes: value of a class, as text, to the number of cases that have it, their seeds, and those by fallback.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.bytes = 0
+        self.classes: defaultdict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
+        for case in store.cases:
+            _, metadata = store.read_metadata(case)
+            self.bytes += sum(size for size, _ in metadata.files.values())
+            seeds_of = metadata.geols["seeds"] if isinstance(store, LabelStore) else {}
+            for value, entry in seeds_of.items():
+                cases, seeds, fallbacks = self.classes[value]
+                self.classes[value] = cases + 1, seeds + entry["count"], fallbacks + entry["fallbacks"]

@@ -56,8 +56,11 @@ class Dataset:
         problems: the others.
         classes: label value to name, background included or not; None where the layout does not say.
         ignore: the label value to ignore, if any.
+        regions: name to label values, where the layout has overlapping regions over its classes.
+        why_no_classes: why `classes` is None although the layout should say; else empty.
         licence: the data set's terms, where it states them.
         citation: how it asks to be cited, where it says.
+        notes: what a person should know about the data set.
     """
 
     layout: str
@@ -67,8 +70,11 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     classes: Mapping[int, str] | None = None
     ignore: int | None = None
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    why_no_classes: str = ""
     licence: str | None = None
     citation: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -126,8 +132,19 @@ def is_image(path: Path) -> bool:
 
 
 def images_below(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the image files in a folder and up to `depth` levels below it, sorted; stores are left alone."""
-    for path in sorted(folder.iterdir()):
+    """Yield the image files in a folder and up to `depth` levels below it, sorted; stores are left alone.
+
+    A folder that holds the slices of a DICOM series is one image.
+    """
+    paths = sorted(folder.iterdir())
+    if sum(path.suffix.lower() == ".dcm" for path in paths) > 1:
+        # training reads stores only, and needs no SimpleITK
+        from geols_precompute.data.dicom import is_series
+
+        if is_series(folder):
+            yield folder
+            return
+    for path in paths:
         if is_image(path):
             yield path
         elif depth and path.is_dir() and not path.name.startswith(".") and path.suffix != ".zarr":

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from geols_precompute.data.cases import Case
+from geols_precompute.data.dicom import series_geometry
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.volumes import geometry_of, require_modalities, require_one_channel, require_same_grid
+from geols_precompute.data.grid import Grid, common_grid, grid_of
+from geols_precompute.data.itk import open_header
+from geols_precompute.data.volumes import require_modalities, require_one_channel
 from geols_precompute.errors import InputError
 
 
@@ -18,8 +19,13 @@ from geols_precompute.errors import InputError
 class Header:
     """The grid of a file, and how many volumes it holds on it."""
 
-    geometry: Geometry
+    grid: Grid
     channels: int
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the voxels lie."""
+        return self.grid.geometry
 
 
 def read_case_header(case: Case, *, modalities: int) -> Geometry:
@@ -33,10 +39,8 @@ def read_case_header(case: Case, *, modalities: int) -> Geometry:
     if case.label:
         headers.append(read_header(case.label))
         require_one_channel(case.label, headers[-1].channels)
-    first = headers[0].geometry
-    for path, header in zip(case.files, headers, strict=True):
-        require_same_grid(case.images[0], first, path, header.geometry)
-    return first
+    geometry, _ = common_grid(case.files, [header.grid for header in headers])
+    return geometry
 
 
 def read_header(path: Path) -> Header:
@@ -45,14 +49,11 @@ def read_header(path: Path) -> Header:
     Raises:
         InputError: it cannot be read, or is not that of a 3-D volume.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?") from error
+    if path.is_dir():
+        geometry, channels = series_geometry(path)
+        return Header(grid=Grid(geometry=geometry), channels=channels)
+    reader = open_header(path)
     size = reader.GetSize()
     if len(size) not in (3, 4) or (len(size) == 3 and size[2] == 1) or min(size) < 1:
         raise InputError(f"{path}: {len(size)}-D with size {size}; 3-D volumes are supported")
-    return Header(geometry=geometry_of(reader, path), channels=math.prod(size[3:]) * reader.GetNumberOfComponents())
+    return Header(grid=grid_of(reader, path), channels=math.prod(size[3:]) * reader.GetNumberOfComponents())

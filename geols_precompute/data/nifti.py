@@ -12,15 +12,26 @@ from typing import Any
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from geols_precompute.atomic import new_folder
-from geols_precompute.data.geometry import Geometry
+from geols_precompute.atomic import EVERYONE, new_folder, restrict, sync
+from geols_precompute.data.geometry import RAS_TO_LPS, Geometry
+from geols_precompute.data.transforms import Transforms
 from geols_precompute.errors import InputError, OutputError
 
+_HEADER_BYTES = 348
 
-def write_image(array: NDArray[Any], geometry: Geometry, path: Path) -> None:
+
+def write_image(array: NDArray[Any], geometry: Geometry, path: Path, *, readers: int = EVERYONE) -> None:
     """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
 
-    The file appears under its name when it is whole.
+    The file appears under its name when it is whole. Its header declares the transforms of the NIfTI file that the
+    grid comes from, each with its code. Of another grid it declares the one transform that there is: as sform, and as
+    qform too if the axes are at right angles.
+
+    Args:
+        array: to write.
+        geometry: of it.
+        path: of the file.
+        readers: permission bits that the file may have; see `atomic.readers_of`.
 
     Raises:
         InputError: `path` has another ending.
@@ -32,19 +43,41 @@ def write_image(array: NDArray[Any], geometry: Geometry, path: Path) -> None:
     image = sitk.JoinSeries(volumes) if array.ndim == 4 else volumes[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(path.parent) as folder:
+        with new_folder(path.parent, readers) as folder:
             plain = folder / "image.nii"
             sitk.WriteImage(image, str(plain))
+            _declare(geometry, plain)
             # ITK says nothing of a disk that is full
             if plain.stat().st_size < array.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             whole = _compressed(plain) if path.suffix == ".gz" else plain
+            restrict(whole, readers)
+            sync(whole)
             whole.replace(path)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise OutputError(
             f"{path}: cannot be written ({reason}); name another folder with -o, or free space"
         ) from error
+
+
+def _declare(geometry: Geometry, plain: Path) -> None:
+    """Write into a NIfTI file that lies on identity axes what SimpleITK cannot: other transforms than its own two."""
+    if (transforms := _transforms(geometry)) is None:
+        return
+    with plain.open("r+b") as file:
+        header = bytearray(file.read(_HEADER_BYTES))
+        transforms.write_to(header)
+        file.seek(0)
+        file.write(header)
+
+
+def _transforms(geometry: Geometry) -> Transforms | None:
+    """Return what the header of a grid declares; None if that is what SimpleITK writes."""
+    if geometry.transforms is not None:
+        return geometry.transforms
+    return None if geometry.is_orthogonal else Transforms.of_affine(RAS_TO_LPS @ geometry.affine)
 
 
 def _compressed(plain: Path) -> Path:
@@ -60,8 +93,10 @@ def _compressed(plain: Path) -> Path:
 
 
 def as_image(array_ZYX: NDArray[Any], geometry: Geometry) -> sitk.Image:
-    """Return a volume [z,y,x] as a SimpleITK image with `geometry`."""
+    """Return a volume [z,y,x] as a SimpleITK image with `geometry`, without it if SimpleITK cannot write it."""
     image = sitk.GetImageFromArray(array_ZYX)
+    if _transforms(geometry) is not None:
+        return image
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,14 +10,18 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from geols_precompute.arrays import Float32Array, Int16Array, UInt8Array
+from geols_precompute.arrays import BoolArray, Float32Array, Int16Array, UInt8Array
 from geols_precompute.data.cases import Case
 from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.orientation import orientation_of, turn, turned
 from geols_precompute.data.volumes import Volume, fingerprint, read_volume
 from geols_precompute.errors import InputError
+from geols_precompute.formatting import plural
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
 from geols_precompute.recipe.parameters import Preprocessing
 
+#: Below so many levels in the foreground, a volume of 16 bits has lost what the file had.
+FEW_LEVELS = 256
 _INT16_LOW, _INT16_HIGH = -(2**15), 2**15 - 1
 
 
@@ -30,7 +35,7 @@ class PreparedCase:
         geometry: of both.
         source_geometry: of the files.
         source: digests of the files' voxels and geometry, as a store's metadata keeps them.
-        notes: what had to be mended to read the files.
+        notes: what a person should know: what had to be mended to read the files, and what is lost in preparing them.
     """
 
     image: Float32Array
@@ -59,28 +64,86 @@ def prepare_source(
     """Prepare what `read_source` has read.
 
     Raises:
-        InputError: a label value has no class, or no voxel has a foreground class; the message names the file.
+        InputError: a label value has no class, every voxel is ignored, resampling loses all the foreground, or there is
+            none and such cases are to be left out; the message names the file.
     """
-    prepared = prepare(volume, preprocessing)
-    assert prepared.label is not None
-    try:
-        label_ZYX = classes.indices(prepared.label)
-    except InputError as error:
-        raise InputError(f"{case.label}: {error}") from error
-    if not ((label_ZYX > 0) & (label_ZYX != IGNORE_INDEX)).any():
+    before_ZYX = _class_indices(case, volume, classes)
+    before = _foreground_counts(before_ZYX)
+    if not before and preprocessing.skip_empty:
         raise InputError(f"{case.label}: the label map has no voxel of a foreground class; leave this case out")
+    if (before_ZYX == IGNORE_INDEX).all():
+        raise InputError(f"{case.label}: every voxel is ignored; leave this case out")
+    prepared = prepare(volume, preprocessing)
+    label_ZYX = before_ZYX if prepared.label is volume.label else _class_indices(case, prepared, classes)
+    after = _foreground_counts(label_ZYX)
+    lost = [
+        f"{case.label}: {classes.names[index]} ({plural(count, 'voxel')} of value {classes.values[index]}) is lost in "
+        f"resampling to {' × '.join(f'{mm:g}' for mm in preprocessing.spacing or ())} mm (z,y,x)"
+        for index, count in before.items()
+        if index not in after
+    ]
+    if lost and not after:
+        raise InputError(f"{'; '.join(lost)}; nothing of the foreground is left: take a finer spacing, or leave it out")
+    foreground_ZYX = (label_ZYX > 0) & (label_ZYX != IGNORE_INDEX)
     return PreparedCase(
         image=prepared.image,
         label=label_ZYX,
         geometry=prepared.geometry,
         source_geometry=volume.geometry,
         source=source,
-        notes=volume.notes,
+        notes=(*volume.notes, *lost, *_notes_of_range(prepared.image, foreground_ZYX, preprocessing.modalities)),
     )
 
 
+def _class_indices(case: Case, volume: Volume, classes: ClassTable) -> UInt8Array:
+    """Return the class indices of a volume's label.
+
+    Raises:
+        InputError: a label value has no class; the message names the file.
+    """
+    assert volume.label is not None
+    try:
+        return classes.indices(volume.label)
+    except InputError as error:
+        raise InputError(f"{case.label}: {error}") from error
+
+
+def _foreground_counts(label_ZYX: UInt8Array) -> dict[int, int]:
+    """Return the voxels of each foreground class index that a label map has."""
+    counts = np.bincount(label_ZYX.ravel(), minlength=IGNORE_INDEX + 1)
+    return {index: int(count) for index, count in enumerate(counts) if count and index not in (0, IGNORE_INDEX)}
+
+
+def _notes_of_range(image_MZYX: Float32Array, foreground_ZYX: BoolArray, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Return a note for each modality whose range leaves the foreground but a few of the 65,536 levels of 16 bits."""
+    if not foreground_ZYX.any():
+        return ()
+    notes = []
+    for name, modality in zip(modalities, image_MZYX, strict=True):
+        low, high = float(modality.min()), float(modality.max())
+        inside = modality[foreground_ZYX]
+        # a look at the range first: counting levels takes a sort
+        if float(np.ptp(inside)) >= FEW_LEVELS * (high - low) / (_INT16_HIGH - _INT16_LOW):
+            continue
+        there = len(np.unique(inside))
+        kept = len(np.unique(to_int16(modality[np.newaxis])[0][0][foreground_ZYX]))
+        if 2 * kept <= there:
+            notes.append(
+                f"intensities of {name} span {low:.6g} to {high:.6g}, which leaves {plural(kept, 'level')} of the "
+                f"{there} in the foreground, in the stored volume and in the maps; clip them, for example with --clip "
+                "0.5 99.5 (percentiles), or mend the file"
+            )
+    return tuple(notes)
+
+
 def prepare(volume: Volume, preprocessing: Preprocessing) -> Volume:
-    """Resample, then clip each modality to two percentiles over all its voxels, where the preprocessing asks for it."""
+    """Turn, resample, then clip each modality to two percentiles of its voxels, where the preprocessing asks for it.
+
+    Raises:
+        InputError: the volume is to be turned, and its file does not say how it lies.
+    """
+    if (orientation := preprocessing.orientation) is not None and orientation_of(volume.geometry) != orientation:
+        volume = _turned(volume, orientation)
     if preprocessing.spacing is not None:
         volume = _resample(volume, preprocessing.spacing)
     if preprocessing.clip is not None:
@@ -90,7 +153,14 @@ def prepare(volume: Volume, preprocessing: Preprocessing) -> Volume:
     return volume
 
 
-def prepared_size(geometry: Geometry, spacing_zyx: tuple[float, float, float] | None) -> tuple[int, int, int]:
+def prepared_size(geometry: Geometry, preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """Return the size (x,y,z) of the volume that `prepare` makes of one on this grid."""
+    if preprocessing.orientation is not None:
+        geometry = turned(geometry, preprocessing.orientation)
+    return _resampled_size(geometry, preprocessing.spacing)
+
+
+def _resampled_size(geometry: Geometry, spacing_zyx: tuple[float, float, float] | None) -> tuple[int, int, int]:
     """Return the size (x,y,z) of a volume after resampling to `spacing_zyx` in mm (None: as it is)."""
     if spacing_zyx is None:
         return geometry.size
@@ -134,11 +204,19 @@ def _write_int16(source: Float32Array, target: Int16Array) -> tuple[float, float
     return scale, offset
 
 
+def _turned(volume: Volume, orientation: str) -> Volume:
+    """Return a volume whose axes run as `orientation` says."""
+    grid = volume.geometry
+    label = None if volume.label is None else turn(volume.label, grid, orientation)
+    return replace(volume, image=turn(volume.image, grid, orientation), label=label, geometry=turned(grid, orientation))
+
+
 def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume:
     """Resample the image linearly and the label by nearest neighbour: size round(n·old/new), origin kept."""
     old = volume.geometry
     spacing = (spacing_zyx[2], spacing_zyx[1], spacing_zyx[0])
-    new = replace(old, size=prepared_size(old, spacing_zyx), spacing=spacing)
+    transforms = old.transforms and old.transforms.scaled([n / o for n, o in zip(spacing, old.spacing, strict=True)])
+    new = replace(old, size=_resampled_size(old, spacing_zyx), spacing=spacing, transforms=transforms)
 
     def resample(array: NDArray[Any], interpolator: int) -> NDArray[Any]:
         image = sitk.GetImageFromArray(array)

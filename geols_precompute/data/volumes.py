@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import math
 import os
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,22 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from geols_precompute.arrays import Float32Array, Int32Array
-from geols_precompute.data.geometry import Geometry, three_floats
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.grid import Grid, common_grid, grid_of
+from geols_precompute.data.itk import open_image
+from geols_precompute.data.names import wrong_name
+from geols_precompute.data.payload import check_payload, scale_of
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
 
-# A NIfTI header whose axes are not quite orthonormal is read with the nearest rotation, and `read` says so.
+# SimpleITK then reads a NIfTI file whose axes are not orthonormal; `grid_of` has its true axes from the header itself.
 os.environ.setdefault("ITK_NIFTI_SFORM_PERMISSIVE", "1")
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-GEOMETRY_TOLERANCE = 1e-3
-#: Formats that SimpleITK fills up with zeros when the file ends early, and the bytes of their fixed headers.
-_UNCHECKED_FORMATS = {".nii": 0, ".img": 0, ".gipl": 256, ".vtk": 0}
-#: The NIfTI header's codes of floating-point types.
-_NIFTI_FLOATS = {"16": "f4", "64": "f8"}
+#: How far a label value may lie from a whole number, as a share of it: what float32 rounds.
+_ROUNDING = 1e-6
+#: Integers that a header scales by more do not tell whole numbers from others.
+_LARGEST_SLOPE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,44 +50,49 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
 
     Raises:
         InputError: a file cannot be read, is incomplete or not 3-D; sizes, spacings, origins or directions differ
-            between files by more than 1e-3; an image holds NaN or infinite voxels; a label is not whole numbers.
+            between files, see `common_grid`; an image holds NaN or infinite voxels; a label is not whole numbers.
     """
-    read = [read_image(path) for path in images]
-    channels = [channel for array, _, _ in read for channel in array]
+    read = [_read_on_grid(path) for path in images]
+    channels = [channel for array, _ in read for channel in array]
     require_modalities(images[0], len(channels), modalities)
-    geometry = read[0][1]
-    for path, (_, other, _) in zip(images[1:], read[1:], strict=True):
-        require_same_grid(images[0], geometry, path, other)
+    if label is not None:
+        read.append(_read_on_grid(label))
+        require_one_channel(label, len(read[-1][0]))
+    files = (*images, label) if label is not None else tuple(images)
+    geometry, notes = common_grid(files, [grid for _, grid in read])
     for index, channel in enumerate(channels):
         _require_finite(channel, images[min(index, len(images) - 1)])
-    notes = [note for _, _, note in read if note]
     label_ZYX = None
     if label is not None:
-        array, other, note = read_image(label)
-        require_one_channel(label, len(array))
-        require_same_grid(images[0], geometry, label, other)
-        label_ZYX = _whole_numbers(array[0], label)
-        notes += [note] if note else []
+        label_ZYX, rounded = _whole_numbers(read[-1][0][0], label)
+        notes = (*notes, *rounded)
     image = np.stack([np.ascontiguousarray(channel, np.float32) for channel in channels])
-    return Volume(image=image, label=label_ZYX, geometry=geometry, notes=tuple(notes))
+    return Volume(image=image, label=label_ZYX, geometry=geometry, notes=notes)
 
 
 def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
-    """Return (array [channel,z,y,x], geometry, note); the note says what was mended, or is empty.
+    """Return (array [channel,z,y,x], geometry, note); the note says what was mended or guessed, or is empty.
 
     Raises:
         InputError: the file cannot be read, is incomplete, or is not a 3-D volume.
     """
-    content = _checked_bytes(path)
-    try:
-        image = sitk.ReadImage(str(path))
-        array = sitk.GetArrayFromImage(image)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?") from error
+    array, grid = _read_on_grid(path)
+    geometry, notes = common_grid([path], [grid])
+    return array, geometry, "; ".join(notes)
+
+
+def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
+    """Read a file: (array [channel,z,y,x], where it lies)."""
+    stored, mended = None, ""
+    if not path.is_dir():
+        stored, mended = check_payload(path), wrong_name(path)
+    if stored is not None:
+        # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
+        _require_finite(stored, path)
+    image = open_image(path)
+    array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxels of type {image.GetPixelIDTypeAsString()}; real numbers are supported")
-    _require_whole_payload(path, content, image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     elif image.GetDimension() == 3:
@@ -96,28 +101,8 @@ def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
         raise InputError(f"{path}: {image.GetDimension()}-D with size {image.GetSize()}; 3-D volumes are supported")
     if array.shape[1] == 1 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
         raise InputError(f"{path}: a single slice of size {image.GetSize()}; 2-D images are not supported")
-    geometry = geometry_of(image, path)
-    mended = image.HasMetaDataKey("ITK_sform_corrected") and image.GetMetaData("ITK_sform_corrected") == "YES"
-    return array, geometry, f"{path}: axes in the header are not orthonormal; nearest rotation used" if mended else ""
-
-
-def geometry_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
-    """Return the geometry of the first three axes of an image, or of a reader that has read a header.
-
-    Raises:
-        InputError: a number in the header is not finite.
-    """
-    n = image.GetDimension()
-    direction = image.GetDirection()
-    geometry = Geometry(
-        size=image.GetSize()[:3],
-        spacing=three_floats(image.GetSpacing()),
-        origin=three_floats(image.GetOrigin()),
-        direction=tuple(direction[row * n + column] for row in range(3) for column in range(3)),
-    )
-    if not all(map(math.isfinite, (*geometry.spacing, *geometry.origin, *geometry.direction))):
-        raise InputError(f"{path}: spacing, origin or direction in the header is not finite; mend the header")
-    return geometry
+    grid = grid_of(image, path)
+    return array, replace(grid, notes=(*grid.notes, mended)) if mended else grid
 
 
 def fingerprint(volume: Volume) -> dict[str, Any]:
@@ -154,72 +139,7 @@ def require_one_channel(label: Path, found: int) -> None:
         raise InputError(f"{label}: a label map must have one channel, found {found}")
 
 
-def require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry) -> None:
-    """Refuse two files of one case that do not lie on the same grid.
-
-    Raises:
-        InputError: sizes differ, or spacings, origins or directions by more than 1e-3.
-    """
-    if a.size != b.size:
-        raise InputError(f"{second}: size {b.size} (x,y,z) differs from {a.size} of {first}; resample one of them")
-    for name in ("spacing", "origin", "direction"):
-        one, other = getattr(a, name), getattr(b, name)
-        if any(abs(p - q) > GEOMETRY_TOLERANCE for p, q in zip(one, other, strict=True)):
-            raise InputError(
-                f"{second}: {name} {_short(other)} (x,y,z) differs from {_short(one)} of {first}; "
-                "correct the header that is wrong, or resample one file onto the other"
-            )
-
-
 # --- checks --------------------------------------------------------------------------------------------------------
-
-
-def _checked_bytes(path: Path) -> memoryview:
-    """Return the bytes of a file, decompressed if it is a .gz; zlib compares its length and checksum.
-
-    SimpleITK reads a truncated .gz as zeros.
-    """
-    try:
-        if not path.name.lower().endswith(".gz"):
-            return np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b"")
-        with gzip.open(path) as file:
-            return memoryview(file.read())
-    except EOFError as error:
-        raise InputError(f"{path}: the gzip file ends early; copy it again from its source") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged gzip file ({error}); copy it again from its source") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _require_whole_payload(path: Path, content: memoryview, image: sitk.Image) -> None:
-    """Compare a file's size with its header, for the formats that SimpleITK fills up with zeros."""
-    # a NIfTI header begins with its size, 348 or 540, in its own byte order
-    little_endian = bytes(content[:1]) in (b"\x5c", b"\x1c")
-    if _suffix(path) == ".hdr":
-        path = path.with_name(path.name.replace(".hdr", ".img"))
-        content = _checked_bytes(path)
-    offset = _UNCHECKED_FORMATS.get(_suffix(path))
-    if offset is None:
-        return
-    bits = 8 * image.GetSizeOfPixelComponent()
-    if nifti := image.HasMetaDataKey("bitpix"):
-        bits = int(image.GetMetaData("bitpix"))
-        offset = 0 if _suffix(path) == ".img" else int(float(image.GetMetaData("vox_offset")))
-    voxels = math.prod(image.GetSize()) * image.GetNumberOfComponentsPerPixel()
-    if len(content) < (expected := offset + voxels * bits // 8):
-        raise InputError(
-            f"{path}: {len(content)} bytes where the header needs {expected}; copy it again from its source"
-        )
-    if nifti and (dtype := _NIFTI_FLOATS.get(image.GetMetaData("datatype"))):
-        # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
-        stored = np.frombuffer(content, np.dtype(dtype).newbyteorder("<" if little_endian else ">"), voxels, offset)
-        _require_finite(stored.reshape(-1, *image.GetSize()[2::-1]), path)
-
-
-def _suffix(path: Path) -> str:
-    """The ending of a file name, a .gz aside: `.nii` for `a.nii.gz`."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _require_finite(channel: NDArray[Any], path: Path) -> None:
@@ -235,15 +155,20 @@ def _require_finite(channel: NDArray[Any], path: Path) -> None:
         )
 
 
-def _whole_numbers(array: NDArray[Any], path: Path) -> Int32Array:
+def _whole_numbers(array: NDArray[Any], path: Path) -> tuple[Int32Array, tuple[str, ...]]:
+    """Return a label map as whole numbers, and notes; what float32 or a scale in the header rounds is whole."""
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high) and low >= -(2**31) and high < 2**31):
         raise InputError(f"{path}: label values from {low} to {high}; they must be whole numbers that fit 32 bits")
-    label = array.astype(np.int32)
-    if array.dtype.kind == "f" and not np.array_equal(label, array):
-        raise InputError(f"{path}: label value {array[label != array][0]} is not a whole number; is this a label map?")
-    return label
-
-
-def _short(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+    label = np.rint(array).astype(np.int32) if array.dtype.kind == "f" else array.astype(np.int32)
+    if array.dtype.kind != "f" or np.array_equal(label, array):
+        return label, ()
+    slope = abs(scale_of(path))
+    half_a_step = 0.5 * slope if slope <= _LARGEST_SLOPE else 0.0
+    off = np.abs(label - array)
+    wrong = off > half_a_step + _ROUNDING * np.maximum(1, np.abs(array))
+    scaled = "" if slope == 1 else f" (the header scales the stored integers by scl_slope {slope:.6g})"
+    if wrong.any():
+        what_to_do = "; write labels without a scale" if scaled else "; is this a label map?"
+        raise InputError(f"{path}: label value {array[wrong][0]} is not a whole number{scaled}{what_to_do}")
+    return label, (f"{path}: label values are whole but for {off.max():.1g} and were rounded{scaled}",)

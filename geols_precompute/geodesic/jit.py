@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ import numba
 
 #: The folders of geols_precompute in which functions are compiled.
 KERNEL_FOLDERS = ("geodesic", "maps")
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +43,48 @@ def _cache_folder() -> Path | None:
     caches = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(caches) / "geols" / f"kernels-{sources.hexdigest()[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_private(folder)
+        if problem := untrusted(folder):
+            warnings.warn(
+                f"kernels are compiled anew in every process, as {problem}: what lies in {folder} might be of others; "
+                "give NUMBA_CACHE_DIR a folder of your own",
+                stacklevel=1,
+            )
+            return None
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that is not there, and the one above it, for nobody else."""
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    for each in (folder.parent, folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+        if (mode := each.stat().st_mode) & _WRITABLE_BY_OTHERS and each.stat().st_uid == os.geteuid():
+            each.chmod(stat.S_IMODE(mode) & ~_WRITABLE_BY_OTHERS)
+
+
+def untrusted(folder: Path) -> str:
+    """Return why what lies in a folder may be from another user; empty if it cannot be.
+
+    Such a user owns it, a folder above it, or something in it, or can write to one of these; a folder such as /tmp,
+    where nobody removes what others have, is no danger to what lies in it.
+
+    Raises:
+        OSError: something cannot be looked at.
+    """
+    ours = (os.geteuid(), 0)
+    real = folder.resolve()
+    for path in (real, *real.parents):
+        status = path.stat()
+        if status.st_uid not in ours:
+            return f"{path} belongs to another user"
+        if status.st_mode & _WRITABLE_BY_OTHERS and (path == real or not status.st_mode & stat.S_ISVTX):
+            return f"other users can write to {path}"
+    entered = real.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH)
+    for path in real.rglob("*"):
+        status = path.lstat()
+        if status.st_uid not in ours or (entered and status.st_mode & _WRITABLE_BY_OTHERS):
+            return f"{path} belongs to another user, or others can write to it"
+    return ""

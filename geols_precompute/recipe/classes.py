@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, overload
@@ -11,9 +12,26 @@ import numpy as np
 from geols_precompute.arrays import Int32Array, UInt8Array
 from geols_precompute.errors import InputError, RecipeError
 
-MAX_CLASSES = 32
+#: Class indices are stored in 8 bits, of which one value is for ignored voxels.
+MAX_CLASSES = 255
 #: Class index of ignored voxels: they have no seeds, no loss and no metrics.
 IGNORE_INDEX = 255
+#: Characters of the name of a class, a modality or a region.
+MAX_NAME = 200
+
+
+def problem_of_names(names: Sequence[Any]) -> str:
+    """Return why these cannot name classes, modalities or regions in a store; empty if they can."""
+    if not names:
+        return "there is none"
+    for name in names:
+        if not isinstance(name, str) or not name:
+            return f"{reprlib.repr(name)} is no text, or empty"
+        if len(name) > MAX_NAME:
+            return f"{reprlib.repr(name)} has {len(name)} characters"
+        if not name.isprintable():
+            return f"{reprlib.repr(name)} has a character that cannot be seen, such as a tab or a no-break space"
+    return "" if len(set(names)) == len(names) else f"{reprlib.repr(list(names))} repeats one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +71,10 @@ class ClassTable(Sequence[ClassLabel]):
             raise RecipeError(f"{len(self)} classes, but at most {MAX_CLASSES} are supported (background included)")
         if values[0] < 0:
             raise RecipeError(f"class value {values[0]} is negative; label values start at 0, the background")
-        if not all(names) or len(set(names)) < len(names):
-            raise RecipeError(f"class names must be different and not empty, got {list(names)}")
+        if problem := problem_of_names(names):
+            raise RecipeError(
+                f"class names must be different and not empty, of at most {MAX_NAME} printable characters: {problem}"
+            )
         if self.ignore is not None and not (type(self.ignore) is int and self.ignore > 0):
             raise RecipeError(f"ignore must be a positive label value, got {self.ignore!r}")
         if self.ignore in values:
@@ -65,7 +85,7 @@ class ClassTable(Sequence[ClassLabel]):
         """Return the table of `names` (file value to name); the background is added if it is not named.
 
         Raises:
-            RecipeError: no foreground class, more than 32 classes, a negative value, an empty or repeated name, or an
+            RecipeError: no foreground class, more than 255 classes, a negative value, an empty or repeated name, or an
                 ignore value that is also a class.
         """
         ordered = sorted({0: "background", **names}.items())
@@ -126,15 +146,17 @@ class ClassTable(Sequence[ClassLabel]):
         Raises:
             InputError: a voxel has a value that is neither that of a class nor `ignore`.
         """
-        indices = np.zeros(label_ZYX.shape, np.uint8)
-        known = np.zeros(label_ZYX.shape, bool)
-        pairs = [(value, index) for index, value in enumerate(self.values)]
-        if self.ignore is not None:
-            pairs.append((self.ignore, IGNORE_INDEX))
-        for value, index in pairs:
-            mask = label_ZYX == value
-            indices[mask] = index
-            known |= mask
+        values = [*self.values] if self.ignore is None else [*self.values, self.ignore]
+        order = np.argsort(values)
+        ascending = np.array(values)[order]
+        indices = np.array([*range(len(self)), IGNORE_INDEX], np.uint8)[order]
+        found = np.empty(label_ZYX.shape, np.uint8)
+        known = np.empty(label_ZYX.shape, bool)
+        # a look-up for every class at once, for there may be hundreds; slice by slice, for its places take 64 bits each
+        for label, target, is_known in zip(label_ZYX, found, known, strict=True):
+            places = np.searchsorted(ascending, label).clip(max=len(values) - 1)
+            np.equal(ascending[places], label, out=is_known)
+            target[...] = indices[places]
         if not known.all():
             strange, counts = np.unique(label_ZYX[~known], return_counts=True)
             listed = ", ".join(f"{v} ({n} voxels)" for v, n in zip(strange[:5], counts[:5], strict=True))
@@ -142,7 +164,7 @@ class ClassTable(Sequence[ClassLabel]):
                 f"label values without a class: {listed}; named are {', '.join(map(str, self.values))}. "
                 "Name every value with --classes, a recipe or dataset.json"
             )
-        return indices
+        return found
 
     def __len__(self) -> int:
         return len(self.labels)

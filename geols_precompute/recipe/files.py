@@ -18,6 +18,8 @@ _KEYS: dict[str, type] = {
     "ignore": int,
     "spacing": list,
     "clip": list,
+    "skip_empty": bool,
+    "orientation": str,
     "maps": dict,
     "regions": dict,
     "crop": list,
@@ -32,10 +34,10 @@ def load_recipe(name_or_path: str) -> Recipe:
         RecipeError: neither exists, it is not TOML, or a key is unknown or of a wrong type.
     """
     if name_or_path in BUNDLED:
-        text = (files(__package__) / f"{name_or_path}.toml").read_text()
+        text = (files(__package__) / f"{name_or_path}.toml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
         try:
-            text = Path(name_or_path).read_text()
+            text = Path(name_or_path).read_text(encoding="utf-8-sig")  # editors write a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{name_or_path}: cannot be read: {error}") from error
     else:
@@ -64,6 +66,8 @@ def _parse(document: dict[str, Any]) -> Recipe:
         ignore=document.get("ignore"),
         spacing=_floats(document.get("spacing")),
         clip=_floats(document.get("clip")),
+        skip_empty=document.get("skip_empty", False),
+        orientation=document.get("orientation"),
         maps=MapParameters().changed(**document.get("maps", {})),
         hints=TrainingHints(
             regions={str(name): tuple(map(int, values)) for name, values in document.get("regions", {}).items()},

@@ -19,7 +19,7 @@ from geols_precompute.geodesic.options import (
     Metric,
     check_options,
 )
-from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.classes import MAX_NAME, ClassTable, problem_of_names
 
 Background = Literal["complement", "seeds"]
 Decay = float | Literal["mean"]
@@ -52,19 +52,32 @@ class Preprocessing:
         modalities: their names, in the order of the image's first axis.
         spacing: (z,y,x) in mm to resample to; None keeps the files' grid.
         clip: (low, high) percentiles over all voxels of a case and modality; None keeps the intensities.
+        skip_empty: leave out cases without any voxel of a foreground class.
+        orientation: towards where the axes x,y,z run, such as RAS; volumes are turned, by flips and swaps of axes. None
+            leaves them as they are.
     """
 
     modalities: tuple[str, ...]
     spacing: tuple[float, float, float] | None = None
     clip: tuple[float, float] | None = None
+    skip_empty: bool = False
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise RecipeError(f"modalities must be different names, at least one, got {list(self.modalities)}")
+        if problem := problem_of_names(self.modalities):
+            raise RecipeError(
+                f"modalities must be different names, at least one, of at most {MAX_NAME} printable characters: "
+                f"{problem}"
+            )
         if self.spacing is not None and not (len(self.spacing) == 3 and all(_is_positive(s) for s in self.spacing)):
             raise RecipeError(f"spacing must be three positive numbers (z, y, x in mm), got {list(self.spacing)}")
         if self.clip is not None and not (len(self.clip) == 2 and 0 <= self.clip[0] < self.clip[1] <= 100):
             raise RecipeError(f"clip must be two percentiles, 0 <= low < high <= 100, got {list(self.clip)}")
+        if self.orientation is not None and not _is_orientation(self.orientation):
+            raise RecipeError(
+                f"orientation must be three letters, one each of R or L, A or P, S or I, such as RAS, got "
+                f"{self.orientation!r}"
+            )
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Preprocessing:
@@ -74,17 +87,25 @@ class Preprocessing:
             modalities=tuple(document["modalities"]),
             spacing=tuple(spacing) if spacing else None,
             clip=tuple(clip) if clip else None,
+            skip_empty=bool(document.get("skip_empty", False)),
+            orientation=document.get("orientation"),
         )
 
 
 def preprocessing_json(preprocessing: Preprocessing, classes: ClassTable) -> dict[str, Any]:
     """Return the JSON document whose digest keys `volumes.zarr`; the ignore value is part of it."""
-    return {
+    document: dict[str, Any] = {
         "modalities": list(preprocessing.modalities),
         "ignore": classes.ignore,
         "spacing": list(preprocessing.spacing) if preprocessing.spacing else None,
         "clip": list(preprocessing.clip) if preprocessing.clip else None,
     }
+    # only where it is set, so that stores without it keep their digests
+    if preprocessing.skip_empty:
+        document["skip_empty"] = True
+    if preprocessing.orientation is not None:
+        document["orientation"] = preprocessing.orientation
+    return document
 
 
 def _parameter(default: Any, text: str, values: type | tuple[str, ...] | None = None, *, word: str = "") -> Any:
@@ -228,6 +249,8 @@ class Recipe:
         ignore: the label value of voxels without seeds, loss and metrics.
         spacing: (z,y,x) in mm to resample to.
         clip: (low, high) percentiles to clip the intensities to.
+        skip_empty: leave out cases without any voxel of a foreground class.
+        orientation: towards where the axes x,y,z of all volumes are to run, such as RAS.
         maps: what turns a prepared volume into maps.
         hints: what training should know.
 
@@ -242,13 +265,23 @@ class Recipe:
     ignore: int | None = None
     spacing: tuple[float, float, float] | None = None
     clip: tuple[float, float] | None = None
+    skip_empty: bool = False
+    orientation: str | None = None
     maps: MapParameters = field(default_factory=MapParameters)
     hints: TrainingHints = field(default_factory=TrainingHints)
 
     def resolve(
-        self, *, modalities: tuple[str, ...], classes: Mapping[int, str] | None = None, ignore: int | None = None
+        self,
+        *,
+        modalities: tuple[str, ...],
+        classes: Mapping[int, str] | None = None,
+        ignore: int | None = None,
+        regions: Mapping[str, tuple[int, ...]] | None = None,
+        why_no_classes: str = "",
     ) -> ResolvedRecipe:
         """Return the recipe with every choice made: its own, else that of the data, which the arguments tell.
+
+        The data's regions are those of the data's classes: a recipe that names classes leaves them out.
 
         Raises:
             RecipeError: nothing names the classes, or the choices do not fit together.
@@ -256,14 +289,24 @@ class Recipe:
         names = self.classes or classes
         if names is None:
             raise RecipeError(
-                "this layout does not name its label values; give --recipe (brats2019, brats2023, flare2021, or a TOML "
-                "file) or --classes, for example --classes 1=liver,2=kidney"
+                why_no_classes
+                or "this layout does not name its label values; give --recipe (brats2019, brats2023, flare2021, or a "
+                "TOML file) or --classes, for example --classes 1=liver,2=kidney"
             )
+        hints = self.hints
+        if regions and not self.classes and not hints.regions:
+            hints = replace(hints, regions=regions)
         return ResolvedRecipe(
             classes=ClassTable.from_names(names, ignore=self.ignore if self.ignore is not None else ignore),
-            preprocessing=Preprocessing(modalities=self.modalities or modalities, spacing=self.spacing, clip=self.clip),
+            preprocessing=Preprocessing(
+                modalities=self.modalities or modalities,
+                spacing=self.spacing,
+                clip=self.clip,
+                skip_empty=self.skip_empty,
+                orientation=self.orientation,
+            ),
             maps=self.maps,
-            hints=self.hints,
+            hints=hints,
         )
 
 
@@ -284,6 +327,8 @@ class ResolvedRecipe:
             )
         if clash := set(self.classes.names) & set(self.hints.regions):
             raise RecipeError(f"{min(clash)} is the name of a class and of a region; rename one of them")
+        if self.hints.regions and (problem := problem_of_names(list(self.hints.regions))):
+            raise RecipeError(f"names of regions are as those of classes: {problem}")
         for name, members in self.hints.regions.items():
             if unknown := set(members) - set(self.classes.values):
                 raise RecipeError(f"region {name} lists label values that no class has: {sorted(unknown)}")
@@ -312,6 +357,11 @@ def recipe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefi
         elif one != other:
             found.append(f"{prefix}{key}: {json.dumps(one)}, store has {json.dumps(other)}")
     return found
+
+
+def _is_orientation(letters: object) -> bool:
+    axes = sorted({"R": "RL", "L": "RL", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}.get(c, "") for c in str(letters))
+    return isinstance(letters, str) and axes == ["AP", "RL", "SI"]
 
 
 def _require_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.arrays import Float32Array, UInt8Array
+from geols_precompute.data.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.data.prepare import prepare_source, read_source
 from geols_precompute.errors import InputError, StoreError
-from geols_precompute.store.layout import VOLUMES
+from geols_precompute.share.export import file_of
+from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import compare_source, require_same_data
 
@@ -63,6 +65,20 @@ def volumes_of(labels: LabelStore, data: Path | None) -> ReadVolume:
         return volumes.intensities(case), volumes.label(case)
 
     return read
+
+
+def files_of(labels: LabelStore, data: Path | None) -> list[Path]:
+    """Return files that whoever may read the cases of a report may read; `data` is that of `volumes_of`.
+
+    Raises:
+        InputError: the data folder is not one.
+    """
+    files = [file_of(labels, case) for case in labels.cases]
+    if data is None:
+        beside = labels.path.parent / VOLUMES
+        return [*files, *(path for case in labels.cases if (path := beside / case / METADATA).exists())]
+    dataset, used = discover(data, modalities=labels.preprocessing.modalities), set(labels.cases)
+    return [*files, *(path for case in dataset.cases if case.id in used for path in source_files(case))]
 
 
 def read_case(labels: LabelStore, read_volume_of: ReadVolume, case: str) -> ReportCase:

@@ -71,13 +71,17 @@ def rank(cases: Sequence[CaseQuality], classes: ClassTable, flags: Sequence[Flag
         numbers[f"voxels of {name} nearer to others"] = np.array([c.other_largest[index] for c in cases])
         numbers[f"what leaves {name}"] = np.array([c.leaving[index] for c in cases])
     scores = {what: _robust_scores(values) for what, values in numbers.items()}
+    rare: dict[str, list[str]] = {case.id: [] for case in cases}
+    for flag in flags:
+        if len(flag.cases) <= max(1, len(cases) // 2):
+            for case_id in flag.cases:
+                rare[case_id].append(flag.kind)
     result = {}
     for number, case in enumerate(cases):
         what = max(scores, key=lambda what: abs(scores[what][number]))
         score = float(abs(scores[what][number]))
         side = "above" if scores[what][number] > 0 else "below"
-        rare = [flag.kind for flag in flags if case.id in flag.cases and len(flag.cases) <= max(1, len(cases) // 2)]
-        kinds = list(dict.fromkeys(rare))
+        kinds = list(dict.fromkeys(rare[case.id]))
         reasons = [*kinds, *([f"{what}: {score:.1f} deviations {side} the median"] if score else [])]
         result[case.id] = Oddness(flags=len(kinds), score=score, reason="; ".join(reasons) or "nothing")
     return dict(sorted(result.items(), key=lambda item: (-item[1].flags, -item[1].score, item[0])))

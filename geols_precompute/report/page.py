@@ -5,25 +5,30 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geols_precompute.atomic import replace_file, writing_to
+from geols_precompute.arrays import Int64Array
+from geols_precompute.atomic import readers_of, replace_file, writing_to
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.progress import OnCase
 from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
 from geols_precompute.report.flags import Flag, Oddness, find_flags, rank
-from geols_precompute.report.quality import CaseQuality, measure
+from geols_precompute.report.quality import LEVELS, CaseQuality, measure
 from geols_precompute.report.slices import case_slices
 from geols_precompute.store.reader import LabelStore
+from geols_precompute.store.writer import refuse_store
 
 MOST_BYTES = 30_000_000
 MOST_CASES = 30
+#: Rows of the table of cases, the oddest, and cases named with a flag; a store may have tens of thousands.
+MOST_RANKED = 1000
+MOST_NAMED = 8
 SCRIPTS = ("mix.js", "pictures.js", "tables.js", "page.js")
 _BINS = 32
 
@@ -50,6 +55,7 @@ def write_report(
     *,
     shown: Sequence[str] = (),
     alpha: float = 0.1,
+    sources: Iterable[Path] = (),
     on_case: OnCase = lambda case, error: None,
 ) -> ReportResult:
     """Measure every case of a label store and write the page.
@@ -60,13 +66,15 @@ def write_report(
         read_volume_of: gives image and label of a case; see `cases.volumes_of`.
         shown: the cases to be looked at; none is the oddest 30.
         alpha: where the slider begins.
+        sources: nobody reads the file who cannot read all of these; see `cases.files_of`.
         on_case: called after every case.
 
     Raises:
         InputError: the store has no case, or not one of `shown`.
         StoreError: a case is damaged, or its maps were made from other data.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or would lie in a store.
     """
+    refuse_store(path.absolute().parent)
     if not labels.cases:
         raise InputError(f"{labels.path}: has no case to report on")
     for case in shown:
@@ -76,18 +84,25 @@ def write_report(
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file with -o")
     found: list[CaseQuality] = []
+    histograms = np.zeros((len(labels.channels), LEVELS), np.int64)
     for case in labels.cases:
-        found.append(measure(read_case(labels, read_volume_of, case), len(labels.classes)))
+        quality = measure(read_case(labels, read_volume_of, case), len(labels.classes))
+        # by far the largest part of it, and only the sum is shown
+        histograms += quality.histograms
+        found.append(replace(quality, histograms=histograms[:0]))
         on_case(case, "")
     flags = find_flags(found, labels.classes, labels.recipe)
     oddness = rank(found, labels.classes, flags)
     chosen = list(shown) or list(oddness)[:MOST_CASES]
-    document = _numbers_document(labels, alpha, found, flags, oddness)
-    free = MOST_BYTES - len(json.dumps(document)) - 200_000
+    asked = set(shown)
+    listed = {case: odd for n, (case, odd) in enumerate(oddness.items()) if n < MOST_RANKED or case in asked}
+    document = _numbers_document(labels, alpha, found, flags, listed, histograms)
+    free = MOST_BYTES - len(_script_json(document)) - 200_000
     document["cases"] = _fitting((read_case(labels, read_volume_of, case) for case in chosen), free)
-    document["left_out"] = chosen[len(document["cases"]) :]
+    there = {case["id"] for case in document["cases"]}
+    document["left_out"] = _named([case for case in chosen if case not in there])
     with writing_to(path.parent, "-o"):
-        replace_file(path, _html(document).encode())
+        replace_file(path, _html(document).encode(), readers_of(sources, path.parent))
     return ReportResult(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
 
 
@@ -96,7 +111,8 @@ def _numbers_document(
     alpha: float,
     found: Sequence[CaseQuality],
     flags: Sequence[Flag],
-    oddness: dict[str, Oddness],
+    oddness: Mapping[str, Oddness],
+    histograms: Int64Array,
 ) -> dict[str, Any]:
     """Return the JSON document of the page without the cuts of its cases."""
     by_id = {quality.id: quality for quality in found}
@@ -107,8 +123,12 @@ def _numbers_document(
         "values": list(labels.classes.values),
         "channels": list(labels.channels),
         "modalities": list(labels.preprocessing.modalities),
-        "flags": [{"kind": flag.kind, "text": flag.text, "cases": list(flag.cases)} for flag in flags],
-        "dataset": _dataset(found),
+        "cases_in_all": len(found),
+        "flags": [
+            {"kind": flag.kind, "text": flag.text, "count": len(flag.cases), "cases": _named(flag.cases)}
+            for flag in flags
+        ],
+        "dataset": _dataset(found, histograms),
         "ranking": [
             {
                 "id": case,
@@ -123,19 +143,30 @@ def _numbers_document(
 
 
 def _fitting(cases: Iterable[ReportCase], free: int) -> list[dict[str, Any]]:
-    """Return the cuts of the cases that fit into `free` bytes, from the first on."""
+    """Return the cuts of the cases that fit into `free` bytes, the first of them first."""
     found = []
     for case in cases:
         document = case_slices(case)
-        free -= len(json.dumps(document))
-        if free < 0:
-            break
-        found.append(document)
+        size = len(_script_json(document))
+        if size <= free:
+            free -= size
+            found.append(document)
     return found
 
 
-def _dataset(found: Sequence[CaseQuality]) -> list[dict[str, Any]]:
-    """Return the numbers of every class over all cases: medians of the cases that have it, sums of the histograms."""
+def _named(cases: Sequence[str]) -> list[str]:
+    """Return some cases, and how many more there are."""
+    more = [f"and {len(cases) - MOST_NAMED} more"] if len(cases) > MOST_NAMED else []
+    return [*cases[:MOST_NAMED], *more]
+
+
+def _dataset(found: Sequence[CaseQuality], histograms: Int64Array) -> list[dict[str, Any]]:
+    """Return the numbers of every class over all cases: medians of the cases that have it, and histograms.
+
+    Args:
+        found: of every case.
+        histograms: of the stored values of each channel over all cases [k,256].
+    """
     result: list[dict[str, Any]] = []
     for index in range(len(found[0].voxels)):
         having = [c for c in found if c.voxels[index]]
@@ -150,7 +181,6 @@ def _dataset(found: Sequence[CaseQuality]) -> list[dict[str, Any]]:
                 "leaving_unnormalised": _spread([float(c.leaving_unnormalised[index]) for c in having]),
             }
         )
-    histograms = np.sum([c.histograms for c in found], axis=0)
     for channel, counts in enumerate(histograms.reshape(len(histograms), _BINS, -1).sum(axis=2)):
         # channels without the background begin at class 1
         result[channel + len(result) - len(histograms)]["histogram"] = (counts / counts.sum()).round(6).tolist()
@@ -166,12 +196,16 @@ def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
+def _script_json(document: dict[str, Any]) -> str:
+    """Return a document as it stands in a script, which nothing in it, such as the name of a class, can end."""
+    return json.dumps(document, allow_nan=False).replace("<", "\\u003c")
+
+
 def _html(document: dict[str, Any]) -> str:
     here = files("geols_precompute.report")
     template = (here / "page.html").read_text(encoding="utf-8")
     parts = {
-        # nothing in the data, such as the name of a class, can end the script that carries it
-        "DATA": json.dumps(document, allow_nan=False).replace("<", "\\u003c"),
+        "DATA": _script_json(document),
         "STYLE": (here / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "DIGEST": html.escape(document["store"]["digest"][:12]),

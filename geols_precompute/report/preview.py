@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from geols_precompute.atomic import refuse_link
 from geols_precompute.errors import InputError, OutputError
-from geols_precompute.report.cases import volumes_of
+from geols_precompute.report.cases import files_of, volumes_of
 from geols_precompute.report.page import ReportResult, write_report
 from geols_precompute.run.estimate import trial
 from geols_precompute.run.plan import Plan
@@ -14,19 +15,23 @@ from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
 
+#: What the head of every report has.
+TITLE, _HEAD_BYTES = b"<title>Soft labels of ", 4096
+
 
 def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
     """Compute a case of a plan, write its report, and keep nothing else.
 
     Raises:
         InputError: the data set has no such case, or it cannot be used.
-        OutputError: nothing can be written at the output of the plan, or at `path`.
+        OutputError: nothing can be written at the output of the plan, or at `path`, where a file of others may lie.
     """
     case = next((case for case in plan.dataset.cases if case.id == case_id), None)
     if case is None:
         reasons = [problem.reason for problem in plan.dataset.problems if problem.case_id == case_id]
         some = ", ".join(case.id for case in plan.dataset.cases[:5])
         raise InputError(reasons[0] if reasons else f"{plan.dataset.root}: no case {case_id!r}; there are {some}, ...")
+    _require_own(path)
     task = Task(case=case, recipe=plan.recipe, volumes=plan.out / VOLUMES, labels=plan.labels)
     with trial(plan, task) as (elsewhere, outcome):
         if outcome.status == "unwritable":
@@ -36,4 +41,11 @@ def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
         for root in (elsewhere.labels, elsewhere.out / VOLUMES):
             write_manifest(root)
         labels = LabelStore.open(elsewhere.labels)
-        return write_report(path, labels, volumes_of(labels, None))
+        return write_report(path, labels, volumes_of(labels, None), sources=files_of(labels, None))
+
+
+def _require_own(path: Path) -> None:
+    """Refuse to replace a file that is no report."""
+    refuse_link(path)
+    if path.exists() and TITLE not in path.read_bytes()[:_HEAD_BYTES]:
+        raise OutputError(f"{path}: was not written by geols; move it away, or name another --out")

@@ -101,13 +101,14 @@ function drawHistograms() {
 function fillFlags() {
   const items = report.flags.map((flag) => {
     const item = document.createElement("li"), kind = document.createElement("strong");
-    const few = flag.cases.slice(0, 8).join(", "), more = flag.cases.length > 8 ? `, and ${flag.cases.length - 8} more` : "";
     kind.textContent = flag.kind;
-    item.append(kind, `, ${flag.cases.length} of ${report.ranking.length} cases: ${flag.text}. (${few}${more})`);
+    item.append(kind, `, ${flag.count} of ${report.cases_in_all} cases: ${flag.text}. (${flag.cases.join(", ")})`);
     return item;
   });
   if (!items.length) items.push(Object.assign(document.createElement("li"), { textContent: "Nothing was found." }));
   if (report.left_out.length) items.push(Object.assign(document.createElement("li"), {
     textContent: `Not shown, as the file would be too large: ${report.left_out.join(", ")}.` }));
+  if (report.ranking.length < report.cases_in_all) items.push(Object.assign(document.createElement("li"), {
+    textContent: `The table below has the oddest of all ${report.cases_in_all} cases only.` }));
   $("flags").replaceChildren(...items);
 }

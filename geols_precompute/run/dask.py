@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geols_precompute.errors import ClusterError
+from geols_precompute.errors import ClusterError, MissingExtraError
 from geols_precompute.formatting import plural, readable
 from geols_precompute.geodesic import compile_kernels
 from geols_precompute.maps import decay
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
 #: A worker's death is counted here and not by Dask, and no task waits in a worker for its turn.
-LOCAL_SETTINGS = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
+LOCAL_SETTINGS = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+    # pages that any user of the machine could read; the dashboard has its own
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
 #: Tasks submitted per thread: one to work on, one waiting, so that no thread idles.
 LOOK_AHEAD = 2
 #: A case whose worker dies this often has failed.
@@ -235,6 +241,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
 
     Raises:
         ClusterError: the worker processes do not start.
+        MissingExtraError: what makes the key of the cluster is not installed.
     """
     import dask
 
@@ -252,11 +259,20 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
 
 
 def _start_cluster(workers: int, memory: int, *, dashboard: bool) -> tuple[Any, Any]:
-    """Start a scheduler and workers on this machine; (client, cluster)."""
-    from distributed import Client, LocalCluster
+    """Start a scheduler and workers on this machine; (client, cluster).
 
+    Who can talk to a scheduler or a worker can run code in it, and every user of a machine reaches its ports. So all
+    talk TLS, and take nobody without the key, which is made for this cluster and lies in the memory of its processes.
+    """
+    from distributed import Client, LocalCluster
+    from distributed.security import Security
+
+    if not find_spec("cryptography"):
+        raise MissingExtraError("cryptography", "precompute")
     try:
         cluster = LocalCluster(
+            protocol="tls://",
+            security=Security.temporary(),
             n_workers=workers,
             threads_per_worker=1,
             memory_limit=memory,

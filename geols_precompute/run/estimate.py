@@ -65,7 +65,7 @@ def estimate(plan: Plan, on_case: OnCase = lambda case, error: None) -> Estimate
     for task in plan.tasks:
         try:
             geometry = read_case_header(task.case, modalities=len(plan.recipe.preprocessing.modalities))
-            sized.append((math.prod(prepared_size(geometry, plan.recipe.preprocessing.spacing)), task))
+            sized.append((math.prod(prepared_size(geometry, plan.recipe.preprocessing)), task))
             needs.append(case_bytes(geometry, plan.recipe))
             on_case(task.case.id, "")
         except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from geols_precompute.store.writer import (
     read_attributes,
     refuse_store,
     remove_case,
+    require_own,
     require_same_recipe,
     write_manifest,
 )
@@ -40,6 +41,8 @@ class Summary:
         computed, reused, unchanged: how many cases.
         failures: case id to the reason why it failed, in one line.
         notes: case id to what a person should know about it.
+        orientations: how many of the cases that were read have axes that run so, see `orientation_of`; empty if the
+            recipe turns them.
         traces: case id to where it failed in the code, for those that failed while they were computed.
     """
 
@@ -51,6 +54,7 @@ class Summary:
     unchanged: int
     failures: Mapping[str, str]
     notes: Mapping[str, tuple[str, ...]]
+    orientations: Mapping[str, int] = field(default_factory=dict)
     traces: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -71,26 +75,29 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
     notes: dict[str, tuple[str, ...]] = {}
     traces: dict[str, str] = {}
     counts: Counter[str] = Counter()
+    orientations: Counter[str] = Counter()
     log = state.log_path(plan.out, state.STATE, plan.suffix)
     with writing_to(plan.out):
-        state.append(log, *(state.failed_record(case, plan.name, reason) for case, reason in failures.items()))
+        failed = [state.failed_record(case, plan.name, reason, plan.run) for case, reason in failures.items()]
+        state.append(log, *failed, readers=plan.readers)
         for outcome in executor.run(run_case, plan.tasks):
             if outcome.status == "unwritable":
                 raise OutputError(outcome.error)
             on_case(outcome.case, outcome.error)
-            state.append(log, outcome.as_record(plan.name))
+            state.append(log, outcome.as_record(plan.name, plan.run))
             counts[outcome.status] += 1
+            orientations.update([outcome.orientation] if outcome.orientation else [])
             if outcome.notes:
                 notes[outcome.case] = outcome.notes
             if outcome.status == "failed":
                 failures[outcome.case] = outcome.error
                 traces[outcome.case] = outcome.trace
-        state.write_failures(plan.out, plan.suffix, failures)
+        state.write_failures(plan.out, plan.suffix, failures, plan.readers)
         digest = None
         if plan.part is None:
-            # what an earlier run made of a case that fails now may not fit its files any more
-            write_manifest(plan.volumes, leave_out=failures)
-            digest = write_manifest(plan.labels, leave_out=failures)
+            not_done = _not_done(plan, failures)
+            write_manifest(plan.volumes, leave_out=not_done)
+            digest = write_manifest(plan.labels, leave_out=not_done)
     return Summary(
         volumes=plan.volumes,
         labels=plan.labels,
@@ -100,6 +107,7 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
         unchanged=len(plan.finished) + counts["unchanged"],
         failures=dict(sorted(failures.items())),
         notes=notes,
+        orientations={} if plan.recipe.preprocessing.orientation else orientations,
         traces=traces,
     )
 
@@ -108,31 +116,55 @@ def create_stores(plan: Plan) -> None:
     """Create the output folder, both stores' roots and the list of planned cases, or check the ones there.
 
     Raises:
-        OutputError: they cannot be written.
-        StoreError: a store there was made with another recipe.
+        OutputError: they cannot be written, or a file there was not written by this package.
+        StoreError: a store there was made with another recipe, or was not written by this package.
     """
     # before anything is taken out of one store, the other must be known to fit
     check_stores(plan)
     with writing_to(plan.out):
         for root, metadata in _roots(plan).items():
             create_store(root, metadata)
-            _leave_out_pending(plan, root)
         ids = [*(case.id for case in plan.dataset.cases), *(problem.case_id for problem in plan.dataset.problems)]
-        replace_file(plan.out / state.PLAN, canonical_json({"planned": sorted(ids)}))
+        replace_file(plan.out / state.PLAN, canonical_json({"planned": sorted(ids)}), plan.readers)
+        _take_out_pending(plan)
 
 
-def _leave_out_pending(plan: Plan, root: Path) -> None:
-    """Take the cases that will be computed again, or failed, out of a manifest, and the damaged ones out of the store.
+def _take_out_pending(plan: Plan) -> None:
+    """Take the cases that will be computed again, or failed, out of the manifests, and the damaged ones of the stores.
 
-    The order matters: what was edited must not pass for whole once the manifest says nothing of it any more.
+    The order matters. First the state says that they are not done, so that nobody takes what is there of them for
+    their maps if this run ends here. And what was edited must not pass for whole once the manifest says nothing of it
+    any more.
     """
-    digests = manifest_digests(root)
     again = {task.case.id for task in plan.tasks} | {problem.case_id for problem in plan.problems}
+    log = state.log_path(plan.out, state.STATE, plan.suffix)
+    pending = [state.pending_record(case, plan.name, plan.run) for case in plan.stale]
+    # what a run found to be done after all has no other line that says so
+    not_done = state.known_failures(plan.out, plan.name)
+    done = [state.done_record(case, plan.name, plan.run) for case in plan.finished if case in not_done]
+    state.append(log, *pending, *done, readers=plan.readers, durable=True)
+    for root in (plan.volumes, plan.labels):
+        _leave_out(root, again)
+
+
+def _leave_out(root: Path, again: Set[str]) -> None:
+    """Take cases out of a store's manifest, and the damaged ones out of the store."""
+    digests = manifest_digests(root)
     if again := again & set(digests):
         for case in again:
             if committed_case(root, case, digests) is None:
                 remove_case(root, case)
         amend_manifest(root, without=again)
+
+
+def _not_done(plan: Plan, failures: Mapping[str, str]) -> set[str]:
+    """Return the cases to leave out of the manifests: what is there of them may not fit their files any more.
+
+    They failed in this run, or in the last that had them if the data folder does not hold them any more, and no other
+    run has done them since.
+    """
+    here = {case.id for case in plan.dataset.cases}
+    return {case for case in state.known_failures(plan.out, plan.name) if case in failures or case not in here}
 
 
 def check_stores(plan: Plan) -> None:
@@ -144,6 +176,9 @@ def check_stores(plan: Plan) -> None:
     refuse_store(plan.out)
     if plan.out.exists() and not plan.out.is_dir():
         raise OutputError(f"{plan.out}: is a file; name a folder with --out")
+    state.require_own(plan.out)
+    for root in (plan.volumes, plan.labels):
+        require_own(root)
     for root, metadata in _roots(plan).items():
         require_same_recipe(root, metadata)
 

@@ -80,8 +80,9 @@ def _require_scheduler(scheduler: str, address: str) -> None:
     try:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=CONNECT_SECONDS + 10)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        key = ", and is its key in Dask's settings here" if address.startswith("tls://") else ""
         raise ClusterError(
-            f"--scheduler {scheduler}: no Dask scheduler answers at {address}; is it running?"
+            f"--scheduler {scheduler}: no Dask scheduler answers at {address}; is it running{key}?"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.atomic import remove_abandoned
@@ -25,11 +26,26 @@ def stores_in(path: Path) -> list[Path]:
     raise StoreError(f"{path}: no store, and none in it; name the output folder of geols-precompute, or a store")
 
 
-def finalize(root: Path, *, partial: bool) -> tuple[int, str]:
-    """Write the manifest over the committed cases of a store; (their number, its digest).
+@dataclass(frozen=True, kw_only=True)
+class Finalized:
+    """A store with its manifest.
 
-    Left out are cases that failed when they were tried last, as what is there of them may not fit their files any more,
-    and maps made from other files than the volume beside them.
+    Attributes:
+        cases: how many it has.
+        digest: of the store.
+        left_out: cases that lie in its folder and are not in the manifest, and why.
+    """
+
+    cases: int
+    digest: str
+    left_out: Mapping[str, str]
+
+
+def finalize(root: Path, *, partial: bool) -> Finalized:
+    """Write the manifest over the committed cases of a store.
+
+    Left out are cases that failed when they were tried last, or were to be computed again and were not, as what is
+    there of them may not fit their files any more, and maps made from other files than the volume beside them.
 
     Raises:
         StoreError: the store is damaged, or planned cases are missing and `partial` is false.
@@ -47,7 +63,11 @@ def finalize(root: Path, *, partial: bool) -> tuple[int, str]:
     if missing and not partial:
         raise StoreError(f"{root}: {describe_missing(missing, failures)}")
     remove_abandoned(root)
-    return len(committed), write_manifest(root, leave_out=failures)
+    return Finalized(
+        cases=len(committed),
+        digest=write_manifest(root, leave_out=failures),
+        left_out={case: reason for case, reason in sorted(failures.items()) if case in sources},
+    )
 
 
 def describe_missing(missing: Sequence[str], failures: Mapping[str, str]) -> str:

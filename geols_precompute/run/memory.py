@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.data.cases import Case
+from geols_precompute.data.detached import source_files
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
@@ -43,7 +44,7 @@ class Workers:
 
 def case_bytes(geometry: Geometry, recipe: ResolvedRecipe) -> int:
     """Return about how much memory a worker needs for a case whose files lie on this grid."""
-    voxels = max(math.prod(size) for size in (geometry.size, prepared_size(geometry, recipe.preprocessing.spacing)))
+    voxels = max(math.prod(size) for size in (geometry.size, prepared_size(geometry, recipe.preprocessing)))
     return needed_bytes(voxels, modalities=len(recipe.preprocessing.modalities), channels=len(recipe.channels))
 
 
@@ -52,7 +53,7 @@ def largest_need(cases: Iterable[Case], recipe: ResolvedRecipe) -> int:
 
     def file_bytes(case: Case) -> int:
         with suppress(OSError):
-            return sum(map(plain_bytes, case.files))
+            return sum(map(plain_bytes, source_files(case)))
         return 0
 
     needs = [0]

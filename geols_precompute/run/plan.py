@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from geols_precompute.atomic import readers_of
 from geols_precompute.data.cases import Dataset, Problem, is_case_id
+from geols_precompute.data.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.recipe.parameters import Recipe, ResolvedRecipe
@@ -65,8 +69,10 @@ class Plan:
         tasks: to compute.
         finished: cases that both stores hold already.
         problems: cases that fail without computing.
+        stale: cases to compute, or with problems, of which the stores hold something that may not fit their files.
         strays: cases that the label store holds and the data folder does not.
         part: of the data set that this run does; None is all of it.
+        run: its number, by which the state tells which of two runs was later.
     """
 
     dataset: Dataset
@@ -76,8 +82,10 @@ class Plan:
     tasks: tuple[Task, ...]
     finished: tuple[str, ...]
     problems: tuple[Problem, ...]
+    stale: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     part: Part | None = None
+    run: int = 1
 
     @property
     def volumes(self) -> Path:
@@ -93,6 +101,12 @@ class Plan:
     def labels(self) -> Path:
         """The label store."""
         return self.out / f"{self.name}.zarr"
+
+    @cached_property
+    def readers(self) -> int:
+        """The permission bits that a file about all cases to compute may have; see `readers_of`."""
+        files = (path for task in self.tasks for path in source_files(task.case))
+        return readers_of((path for path in files if path.exists()), self.out)
 
 
 def plan_run(
@@ -122,7 +136,13 @@ def plan_run(
     # an empty text is a shell variable that is not set, and would mean all cases
     chosen = Part.parse(part) if part is not None else None
     dataset = discover(data, modalities=recipe.modalities)
-    resolved = recipe.resolve(modalities=dataset.modalities, classes=dataset.classes, ignore=dataset.ignore)
+    resolved = recipe.resolve(
+        modalities=dataset.modalities,
+        classes=dataset.classes,
+        ignore=dataset.ignore,
+        regions=dataset.regions,
+        why_no_classes=dataset.why_no_classes,
+    )
     source = Reuse.of(reuse, resolved) if reuse else None
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
 
@@ -146,19 +166,23 @@ def make_plan(
     chosen = set(part.of(ids) if part else ids)
     tasks: list[Task] = []
     finished: list[str] = []
+    fitting_volumes: set[str] = set()
     problems = [problem for problem in dataset.problems if problem.case_id in chosen]
     for case in (case for case in dataset.cases if case.id in chosen):
         try:
-            stamps = state.source_stamps(case.files)
+            stamps = state.source_stamps(source_files(case))
         except OSError as error:
             problems.append(Problem(case_id=case.id, reason=f"{error.filename}: cannot be read: {error.strerror}"))
             continue
         source = mapped.get(case.id)
         known = known_sources.get(case.id, {}).get(stamps, ())
+        if case.id in prepared and source_digest(prepared[case.id]) in known:
+            fitting_volumes.add(case.id)
         if source is not None and source == prepared.get(case.id) and source_digest(source) in known:
             finished.append(case.id)
         else:
             tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels, reuse=reuse))
+    again = sorted({task.case.id for task in tasks} | {problem.case_id for problem in problems})
     return Plan(
         dataset=dataset,
         recipe=recipe,
@@ -167,8 +191,14 @@ def make_plan(
         tasks=tuple(tasks),
         finished=tuple(finished),
         problems=tuple(problems),
+        stale=tuple(
+            case
+            for case in again
+            if os.path.lexists(labels / case) or (os.path.lexists(volumes / case) and case not in fitting_volumes)
+        ),
         strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})),
         part=part,
+        run=state.next_run(out),
     )
 
 
@@ -186,6 +216,7 @@ def describe(plan: Plan) -> str:
         lines.append(f"part {plan.part}: {len(plan.tasks) + len(plan.finished)} cases")
     if plan.finished:
         lines.append(f"{len(plan.finished)} cases are finished already")
+    lines += [f"note: {note}" for note in plan.dataset.notes]
     if plan.strays:
         listed = ", ".join(plan.strays[:5])
         lines.append(f"note: {len(plan.strays)} cases of the store are not in {plan.dataset.root} and stay: {listed}")

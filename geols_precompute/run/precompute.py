@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from geols_precompute.atomic import in_use
 from geols_precompute.errors import RecipeError
 from geols_precompute.progress import Progress
 from geols_precompute.recipe.parameters import Recipe
@@ -84,5 +85,6 @@ def precompute(
         say=progress.say,
         dashboard=sys.stderr.isatty(),
     )
-    with executing as executor, progress.cases(len(plan.tasks), "maps") as on_case:
+    # a run with another recipe must not take the stores before the first case is committed
+    with in_use(plan.volumes, plan.labels), executing as executor, progress.cases(len(plan.tasks), "maps") as on_case:
         return execute(plan, executor, on_case)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +53,16 @@ class Reuse:
             )
         return cls(path=path, digest=opened.digest, by_name=recipe.maps.seeds.startswith("random-"))
 
-    def take(self, case: str, source: Mapping[str, Any], geometry: Geometry, root: Path) -> bool:
+    def take(
+        self,
+        case: str,
+        source: Mapping[str, Any],
+        geometry: Geometry,
+        root: Path,
+        *,
+        check: Callable[[], None],
+        readers: int,
+    ) -> bool:
         """Commit the maps of a case from this store to the one at `root`; whether there were any.
 
         Args:
@@ -61,6 +70,8 @@ class Reuse:
             source: fingerprints of its data.
             geometry: of its prepared volume.
             root: of the label store to fill.
+            check: called just before the commit; see `commit_case`.
+            readers: permission bits that the case may have; see there.
 
         Raises:
             StoreError: what is there is damaged.
@@ -72,7 +83,7 @@ class Reuse:
             return False
         if cases.store.read_metadata(found)[1].geometry != Geometry.from_json(geometry.as_json()):
             raise StoreError(f"{self.path}/{found}: its maps have another size, spacing or place than the volume")
-        copy_case(cases.store, found, root, name=case)
+        copy_case(cases.store, found, root, name=case, check=check, readers=readers, replace_stale=True)
         return True
 
 

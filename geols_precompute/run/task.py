@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from geols_precompute.atomic import writing_to
+from geols_precompute.atomic import readers_of, writing_to
 from geols_precompute.data.cases import Case
+from geols_precompute.data.detached import source_files
+from geols_precompute.data.orientation import orientation_of
 from geols_precompute.data.prepare import PreparedCase, prepare_source, read_source, to_int16
 from geols_precompute.data.volumes import Volume
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
+from geols_precompute.formatting import readable
 from geols_precompute.maps.case import Maps, maps_of_case
 from geols_precompute.recipe.parameters import ResolvedRecipe
 from geols_precompute.run import memory, state
 from geols_precompute.run.reuse import Reuse
+from geols_precompute.store.guards import MAX_ARRAY_BYTES, MAX_AXIS
 from geols_precompute.store.verify import compare_source
-from geols_precompute.store.writer import commit_case, committed_case
+from geols_precompute.store.writer import commit_case, committed_case, require_recipe
+
+#: How often a case is read whose files change meanwhile.
+READINGS = 2
 
 Status = Literal["computed", "reused", "unchanged", "failed", "unwritable"]
 
@@ -59,6 +68,7 @@ class Outcome:
         sources: the files as they were read.
         source: digest of their fingerprints.
         notes: what a person should know about the case.
+        orientation: towards where the axes of its files run.
         seconds: per step.
         peak_memory: of the process meanwhile, in bytes.
         worker: host and process.
@@ -71,15 +81,17 @@ class Outcome:
     sources: tuple[state.SourceStamp, ...] = ()
     source: str = ""
     notes: tuple[str, ...] = ()
+    orientation: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     worker: str = ""
 
-    def as_record(self, store: str) -> dict[str, Any]:
-        """Return what the state says of this case in the label store of that name."""
+    def as_record(self, store: str, run: int = 0) -> dict[str, Any]:
+        """Return what the state says of this case in the label store of that name, after the run of that number."""
         record = {
             "case": self.case,
             "store": store,
+            "run": run,
             "status": self.status,
             "seconds": {step: round(value, 4) for step, value in self.seconds.items()},
             "peak_memory": self.peak_memory,
@@ -117,40 +129,70 @@ def _reason(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
 
 
+class _SourcesChangedError(InputError):
+    """A file of the case is not the one any more that was read."""
+
+
 def _run_case(task: Task) -> Outcome:
+    for _ in range(READINGS - 1):
+        # what was read first may be old by now: another run may have computed the case from the new files already
+        with suppress(_SourcesChangedError):
+            return _read_and_commit(task)
+    return _read_and_commit(task)
+
+
+def _read_and_commit(task: Task) -> Outcome:
     case, recipe, clock = task.case, task.recipe, _Clock()
     stamps = _stamps(case)
     volume, source = read_source(case, modalities=len(recipe.preprocessing.modalities))
-    if stamps != _stamps(case):
-        raise InputError(f"{case.files[0].parent}: a file of the case changed while it was read; run again")
+    _require_unchanged(case, stamps, "read")
     clock.lap("read")
-    status, notes = _store_case(task, volume, source, clock)
+    status, notes = _store_case(task, stamps, volume, source, clock)
     return Outcome(
         case=case.id,
         status=status,
         sources=stamps,
         source=source_digest(source),
-        notes=(*volume.notes, *notes),
+        notes=notes,
+        orientation=orientation_of(volume.geometry),
         seconds=clock.seconds,
     )
 
 
-def _store_case(task: Task, volume: Volume, source: dict[str, Any], clock: _Clock) -> tuple[Status, tuple[str, ...]]:
-    """Commit to both stores what they lack of a case; (status, notes)."""
+def _store_case(
+    task: Task, stamps: tuple[state.SourceStamp, ...], volume: Volume, source: dict[str, Any], clock: _Clock
+) -> tuple[Status, tuple[str, ...]]:
+    """Commit to both stores what they lack of a case; (status, notes).
+
+    A run may be suspended for hours between reading and commit, so both the recipe of the stores and the files of the
+    case are looked at once more just before.
+    """
     case, recipe = task.case, task.recipe
+    classes = recipe.classes.as_json()
+
+    def check_volumes() -> None:
+        require_recipe(task.volumes, {"recipe": recipe.preprocessing_json(), "classes": classes})
+        _require_unchanged(case, stamps, "computed")
+
+    def check_labels() -> None:
+        require_recipe(task.labels, {"recipe": recipe.as_json(), "classes": classes})
+        _require_unchanged(case, stamps, "computed")
+
+    readers = _readers(task)
     volume_is_there = _is_committed(task.volumes, case.id, source)
     if volume_is_there and _is_committed(task.labels, case.id, source):
-        return "unchanged", ()
+        return "unchanged", volume.notes
     prepared = prepare_source(case, volume, source, recipe.preprocessing, recipe.classes)
+    _require_storable(case, prepared, channels=len(recipe.channels))
     clock.lap("prepare")
     with writing_to(task.labels.parent):
         if not volume_is_there:
-            _commit_volume(task, prepared)
+            _commit_volume(task, prepared, check_volumes, readers)
             clock.lap("commit volume")
-        reused, notes = _reuse_maps(task, prepared)
+        reused, notes = _reuse_maps(task, prepared, check_labels, readers)
     if reused:
         clock.lap("reuse")
-        return "reused", notes
+        return "reused", (*prepared.notes, *notes)
     maps = maps_of_case(
         prepared.image,
         prepared.label,
@@ -162,29 +204,62 @@ def _store_case(task: Task, volume: Volume, source: dict[str, Any], clock: _Cloc
     )
     clock.lap("maps")
     with writing_to(task.labels.parent):
-        commit_case(task.labels, case.id, {"maps": maps.stored}, prepared.geometry, _label_document(maps, source))
+        commit_case(
+            task.labels,
+            case.id,
+            {"maps": maps.stored},
+            prepared.geometry,
+            _label_document(maps, source),
+            check=check_labels,
+            readers=readers,
+        )
     clock.lap("commit maps")
-    return "computed", (*notes, *maps.notes)
+    return "computed", (*prepared.notes, *notes, *maps.notes)
 
 
-def _reuse_maps(task: Task, prepared: PreparedCase) -> tuple[bool, tuple[str, ...]]:
+def _require_storable(case: Case, prepared: PreparedCase, *, channels: int) -> None:
+    """Refuse, before its maps are computed, a case whose maps are larger than a reader of the store takes."""
+    shape = prepared.geometry.shape_zyx
+    if (size := channels * math.prod(shape)) > MAX_ARRAY_BYTES or max(shape) > MAX_AXIS:
+        raise InputError(
+            f"{case.label}: maps of {channels} classes on {shape} voxels (z,y,x) are {readable(size)}; at most "
+            f"{readable(MAX_ARRAY_BYTES)} per case and {MAX_AXIS} voxels per axis are stored; give a coarser spacing"
+        )
+
+
+def _reuse_maps(
+    task: Task, prepared: PreparedCase, check: Callable[[], None], readers: int
+) -> tuple[bool, tuple[str, ...]]:
     """Take the maps of a case from another store, if it has them; (whether it had, notes)."""
     if task.reuse is None:
         return False, ()
     try:
-        return task.reuse.take(task.case.id, prepared.source, prepared.geometry, task.labels), ()
+        taken = task.reuse.take(
+            task.case.id, prepared.source, prepared.geometry, task.labels, check=check, readers=readers
+        )
+        return taken, ()
     except StoreError as error:
         return False, (f"its maps could not be taken and were computed: {error}",)
 
 
-def _commit_volume(task: Task, prepared: PreparedCase) -> None:
+def _commit_volume(task: Task, prepared: PreparedCase, check: Callable[[], None], readers: int) -> None:
     stored, scale, offset = to_int16(prepared.image)
-    document = {
+    document: dict[str, Any] = {
         "source": prepared.source,
         "source_geometry": prepared.source_geometry.as_json(),
         "image": {"scale": scale, "offset": offset},
     }
-    commit_case(task.volumes, task.case.id, {"image": stored, "label": prepared.label}, prepared.geometry, document)
+    if prepared.geometry.transforms is not None:
+        document["transforms"] = prepared.geometry.transforms.as_json()
+    commit_case(
+        task.volumes,
+        task.case.id,
+        {"image": stored, "label": prepared.label},
+        prepared.geometry,
+        document,
+        check=check,
+        readers=readers,
+    )
 
 
 def _label_document(maps: Maps, source: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +283,20 @@ def source_digest(source: Mapping[str, Any]) -> str:
 
 def _stamps(case: Case) -> tuple[state.SourceStamp, ...]:
     try:
-        return state.source_stamps(case.files)
+        return state.source_stamps(source_files(case))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read here: {error.strerror}") from error
+
+
+def _require_unchanged(case: Case, stamps: tuple[state.SourceStamp, ...], what: str) -> None:
+    if stamps != _stamps(case):
+        raise _SourcesChangedError(f"{case.files[0].parent}: a file of the case changed while it was {what}; run again")
+
+
+def _readers(task: Task) -> int:
+    """Return the permission bits that copies of a case may have."""
+    try:
+        return readers_of(source_files(task.case), task.labels.parent)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read here: {error.strerror}") from error
 

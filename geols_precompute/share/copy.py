@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -12,16 +13,18 @@ from threading import Event
 
 from geols_precompute import atomic
 from geols_precompute.digests import canonical_json, sha256_hex
-from geols_precompute.errors import InputError, StoreError
+from geols_precompute.errors import InputError, OutputError, StoreError
+from geols_precompute.formatting import plural, readable
 from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import recipe_differences
+from geols_precompute.share.export import file_of
 from geols_precompute.share.remote import WholeFilesOnlyError, is_url, remote_files
 from geols_precompute.store import files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
 from geols_precompute.store.layout import MAPS, METADATA, group_metadata, ome_metadata
 from geols_precompute.store.reader import LabelStore, local_files
-from geols_precompute.store.writer import committed_case, new_case, refuse_store, whole_cases, write_file
+from geols_precompute.store.writer import committed_case, new_case, refuse_store, store_lock, whole_cases, write_file
 
 #: Cases in transfer at once.
 TRANSFERS = 8
@@ -29,7 +32,9 @@ TRANSFERS = 8
 MAX_FAILURES_IN_A_ROW = 20
 #: How long to wait for the next transfer to end once none is wanted any more; the next run removes what is left.
 GRACE_SECONDS = 2.0
-_ANY_SIZE = 2**62
+#: Of an archive whose server says neither how large it is nor sends parts of it.
+MAX_UNSIZED_BYTES = 2 * 10**9
+_ZIP = b"PK\3\4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +75,36 @@ def open_source(source: str, scratch: Path) -> Iterator[LabelStore]:
         yield LabelStore(packed)
 
 
-def create_like(root: Path, content: bytes) -> None:
+@contextmanager
+def filling(root: Path, content: bytes) -> Iterator[Callable[[], None]]:
+    """Claim the folder of a store for cases of the store whose root zarr.json is `content`; see `create_like`.
+
+    While it is claimed nobody gives it the root of another store. Several may fill it with cases of one.
+
+    Yields:
+        What to call before a case is committed: it refuses a folder whose root has become another's after all, as may
+        be where a file system has no locks.
+
+    Raises:
+        StoreError, OutputError, OSError: as `create_like` does.
+    """
+
+    def check() -> None:
+        if (root / METADATA).read_bytes() != content:
+            raise StoreError(f"{root}: has become another store meanwhile; name a new folder")
+
+    with ExitStack() as claim:
+        create_like(root, content, claim)
+        yield check
+
+
+def create_like(root: Path, content: bytes, claim: ExitStack | None = None) -> None:
     """Create the folder of a store whose root zarr.json is `content`, or check that the one there is of that store.
+
+    Args:
+        root: of the store.
+        content: of its zarr.json.
+        claim: what ends the claim on the folder, if it is to be claimed.
 
     Raises:
         StoreError: something else is there; for another store the message names what differs.
@@ -81,28 +114,67 @@ def create_like(root: Path, content: bytes) -> None:
     refuse_store(root.absolute().parent)
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
+    with store_lock(root):
+        # listed before the look: without locks another pull may begin the store in between
+        others = [path for path in root.iterdir() if not path.name.startswith(atomic.TEMPORARY_PREFIX)]
+        if not (root / METADATA).exists():
+            if others:
+                raise StoreError(f"{root}: is not empty and no store; name a new folder")
+            atomic.replace_file(root / METADATA, content)
+        elif files.read_limited(Folder(root), METADATA, files.MAX_METADATA_BYTES) != content:
+            _require_free(root, content)
+            atomic.replace_file(root / METADATA, content)
+        if claim:
+            claim.enter_context(atomic.in_use(root))
+
+
+def _require_free(root: Path, content: bytes) -> None:
+    """Refuse to make another store of one that has cases, or into which somebody is putting some."""
     where = root / METADATA
-    # listed before the look: another pull may begin the store in between
-    others = [path for path in root.iterdir() if not path.name.startswith(atomic.TEMPORARY_PREFIX)]
-    if not where.exists():
-        if others:
-            raise StoreError(f"{root}: is not empty and no store; name a new folder")
-    elif (found := where.read_bytes()) == content:
-        return
-    else:
-        ours, theirs = (guards.group_attributes(files.parse_json(c, where), where) for c in (content, found))
-        guards.require_format(theirs, where, "geols-labels")
-        if any(whole_cases(root)):
-            differing = "; ".join(recipe_differences(ours, theirs)) or "its zarr.json is written differently"
-            raise StoreError(f"{root}: holds another store ({differing}); name a new folder")
-    atomic.replace_file(where, content)
+    found = files.read_limited(Folder(root), METADATA, files.MAX_METADATA_BYTES)
+    ours, theirs = (guards.group_attributes(files.parse_json(c, where), where) for c in (content, found))
+    guards.require_format(theirs, where, "geols-labels")
+    differing = "; ".join(recipe_differences(ours, theirs)) or "its zarr.json is written differently"
+    if any(whole_cases(root)):
+        raise StoreError(f"{root}: holds another store ({differing}); name a new folder")
+    if atomic.is_in_use(root):
+        raise StoreError(f"{root}: is being filled with another store ({differing}); name a new folder")
 
 
-def copy_cases(source: LabelStore, root: Path, cases: Sequence[str], on_case: OnCase) -> CopySummary:
+def require_no_other_cases(root: Path, source: LabelStore) -> None:
+    """Refuse a store that has cases which `source` has not, such as those of an older version.
+
+    Raises:
+        StoreError: naming some.
+    """
+    others = [case for case, _ in whole_cases(root) if case not in source]
+    if others:
+        listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise StoreError(
+            f"{root}: has {plural(len(others), 'case')} that the store of this digest has not ({listed}); move them "
+            "away, or name a new folder"
+        )
+
+
+def copy_cases(
+    source: LabelStore,
+    root: Path,
+    cases: Sequence[str],
+    on_case: OnCase,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> CopySummary:
     """Copy whole cases of a store into the one at `root`, several at once.
 
     A case appears by one rename, when every byte of it has come and has been checked. One that is there already, with
     files of the right sizes, is left alone; what is left of a damaged one makes room for the whole one.
+
+    Args:
+        source: has the cases.
+        root: of the store that they are copied to; see `filling`.
+        cases: ids.
+        on_case: called as each ends.
+        check: called before each commit; what it raises prevents that.
 
     Raises:
         InputError: the source has no such case.
@@ -115,7 +187,7 @@ def copy_cases(source: LabelStore, root: Path, cases: Sequence[str], on_case: On
         on_case(case, "")
     failures: dict[str, str] = {}
     in_a_row = 0
-    with closing(_copy_in_threads(source, missing, root)) as ended:
+    with closing(_copy_in_threads(source, missing, root, check)) as ended:
         for case, error in ended:
             if error is not None and not isinstance(error, StoreError):
                 raise error
@@ -128,8 +200,20 @@ def copy_cases(source: LabelStore, root: Path, cases: Sequence[str], on_case: On
     return CopySummary(copied=len(missing) - len(failures), found=len(cases) - len(missing), failures=failures)
 
 
-def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop: Event | None = None) -> None:
+def copy_case(
+    source: LabelStore,
+    case: str,
+    root: Path,
+    *,
+    name: str = "",
+    stop: Event | None = None,
+    check: Callable[[], None] = lambda: None,
+    readers: int = atomic.EVERYONE,
+    replace_stale: bool = False,
+) -> None:
     """Copy a case into the store at `root`, under another name if one is given, checking every byte.
+
+    `check`, `readers` and `replace_stale` are those of `new_case`.
 
     Raises:
         StoreError: a byte is not what the digests say, or the store has another case of that name.
@@ -146,7 +230,9 @@ def copy_case(source: LabelStore, case: str, root: Path, *, name: str = "", stop
     if stop and stop.is_set():
         raise InterruptedError
     content, metadata = source.read_metadata(case)
-    with new_case(root, name or case) as folder:
+    if (original := file_of(source, case)).exists():
+        readers &= atomic.readers_of([original], root)
+    with new_case(root, name or case, check=check, readers=readers, replace_stale=replace_stale) as folder:
         for relative, (size, sha256) in metadata.files.items():
             write_file(folder / relative, pieces(relative, size, sha256))
         write_file(folder / METADATA, [renamed(metadata, name) if name else content])
@@ -181,7 +267,7 @@ def _is_there(path: Path | None, case: str, source: LabelStore) -> bool:
 
 
 def _copy_in_threads(
-    source: LabelStore, cases: Sequence[str], root: Path
+    source: LabelStore, cases: Sequence[str], root: Path, check: Callable[[], None]
 ) -> Generator[tuple[str, Exception | None], None, None]:
     """Copy cases, several at once, and yield (case, error) as they end; no more is copied once this is closed.
 
@@ -192,7 +278,7 @@ def _copy_in_threads(
 
     def copy(case: str) -> tuple[str, Exception | None]:
         try:
-            copy_case(source, case, root, stop=stop)
+            copy_case(source, case, root, stop=stop, check=check)
         except Exception as error:
             return case, error
         return case, None
@@ -211,15 +297,43 @@ def _copy_in_threads(
 @contextmanager
 def _remote_archive(where: Files, name: str, scratch: Path) -> Iterator[Archive]:
     archive: Archive | None = None
-    with suppress(WholeFilesOnlyError):
+    try:
         archive = Archive(where, name)
+    except WholeFilesOnlyError as error:
+        size = error.size
     if archive:
         yield archive
         return
     with atomic.writing_to(scratch, "-o"):
         scratch.mkdir(parents=True, exist_ok=True)
         atomic.remove_abandoned(scratch)
+    if size is not None and size > (free := shutil.disk_usage(scratch).free):
+        raise OutputError(
+            f"{where.location}/{name}: has {readable(size)}, the server does not send parts of files, and in {scratch} "
+            f"{readable(free)} are free; name another folder with -o"
+        )
     with atomic.scratch_file(scratch) as path:
         with where.open(name) as file, atomic.writing_to(scratch, "-o"):
-            write_file(path, file.stream(0, _ANY_SIZE))
+            limit = MAX_UNSIZED_BYTES if size is None else size
+            write_file(path, _of_archive(file.stream(0, limit + 1), limit, f"{where.location}/{name}"))
         yield Archive(Folder(path.parent), path.name, f"{where.location}/{name}")
+
+
+def _of_archive(pieces: Iterable[bytes], limit: int, where: str) -> Iterator[bytes]:
+    """Pass on what should be a zip archive of at most `limit` bytes.
+
+    Raises:
+        StoreError: it begins otherwise, or is larger.
+    """
+    found, head = 0, b""
+    for piece in pieces:
+        found += len(piece)
+        head += piece[: len(_ZIP) - len(head)]
+        if head != _ZIP[: len(head)]:
+            raise StoreError(f"{where}: is no zip archive; is the address right?")
+        if found > limit:
+            raise StoreError(
+                f"{where}: the server sends more than {readable(limit)} and has not said how much there is; download "
+                "it by other means, and run geols-store unpack"
+            )
+        yield piece

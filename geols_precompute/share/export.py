@@ -1,11 +1,20 @@
-"""What an export of one case needs beside the label store: the volumes, from which a soft label is made."""
+"""What an export of one case needs beside the label store: its prepared volume, and what its files declare."""
 
 from __future__ import annotations
 
+import math
+import resource
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
 from geols_precompute.arrays import Float32Array
-from geols_precompute.errors import StoreError
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.transforms import Transforms
+from geols_precompute.errors import GeolsError, InputError, StoreError
+from geols_precompute.formatting import readable
 from geols_precompute.softlabel import Normalize
-from geols_precompute.store.layout import VOLUMES
+from geols_precompute.store.layout import MAPS, METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import require_same_data
 
@@ -21,6 +30,80 @@ def soft_label_of(
     """
     require_same_data(labels, volumes, case)
     return labels.soft_label(case, volumes.label(case), alpha=alpha, normalize=normalize)
+
+
+def geometry_of(labels: LabelStore, volumes: Path | None, case: str) -> tuple[Geometry, str]:
+    """Return (the grid of a case's maps, note); with the transforms of its source, where its volume has them.
+
+    Args:
+        labels: the label store.
+        volumes: the store of prepared volumes; None is the one beside the label store, if there is one.
+        case: id.
+
+    Raises:
+        InputError: no such case.
+        StoreError: the metadata of its maps is damaged.
+    """
+    geometry = labels.metadata(case).geometry
+    if volumes is None and not (labels.path.parent / VOLUMES).is_dir():
+        return geometry, ""
+    try:
+        opened = VolumeStore.open(volumes) if volumes else volumes_beside(labels)
+        require_same_data(labels, opened, case)
+    except GeolsError as error:
+        return geometry, f"the file has the grid of the maps, and no other transform of their source ({error})"
+    document = opened.metadata(case).geols.get("transforms")
+    return replace(geometry, transforms=document and Transforms.from_json(document)), ""
+
+
+def file_of(store: LabelStore | VolumeStore, case: str) -> Path:
+    """Return a file that whoever may read a case of a store may read: in the case's folder, or the archive."""
+    return store.path / case / METADATA if store.path.is_dir() else store.path
+
+
+def require_memory(labels: LabelStore, case: str, *, soft: bool, channels: int) -> None:
+    """Refuse an export for which this machine has too little memory: a small file may hold a large case.
+
+    Args:
+        labels: the store.
+        case: id.
+        soft: whether it is of the soft label.
+        channels: of the volume that is written.
+
+    Raises:
+        InputError: no such case, or too little memory.
+        StoreError: its metadata is missing or damaged.
+    """
+    shape = labels.metadata(case).shapes[MAPS.name]
+    n_classes = len(labels.classes)
+    # as stored; g of every class, and what a soft label is made of; what is written, twice on its way to the file
+    per_voxel = shape[0] + 4 * n_classes * (6 if soft else 1) + 8 * channels
+    need, free = math.prod(shape[1:]) * per_voxel, free_memory()
+    if free is not None and need > free:
+        raise InputError(
+            f"{labels.files.location}/{case}: an export of it needs about {readable(need)} of memory, and "
+            f"{readable(free)} are free here; export it on a larger machine"
+        )
+
+
+def free_memory() -> int | None:
+    """Return how many bytes this process can still have: of the machine, of its container, by its limit.
+
+    None where the system does not say it.
+    """
+    free = []
+    with suppress(OSError, LookupError):
+        values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(values["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free.append(limit - used)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    with suppress(OSError):
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            free.append(limit - pages * resource.getpagesize())
+    return min(free, default=None)
 
 
 def volumes_beside(labels: LabelStore) -> VolumeStore:

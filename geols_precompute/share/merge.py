@@ -11,7 +11,7 @@ from geols_precompute.digests import canonical_json
 from geols_precompute.errors import StoreError
 from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import recipe_differences
-from geols_precompute.share.copy import CopySummary, copy_cases, create_like
+from geols_precompute.share.copy import CopySummary, copy_cases, filling
 from geols_precompute.store import guards
 from geols_precompute.store.layout import group_metadata
 from geols_precompute.store.reader import LabelStore
@@ -28,11 +28,11 @@ def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> CopySumm
     """
     require_one_recipe(stores)
     sources = choose_sources(stores)
-    create_like(root, merged_root(stores))
     summaries = []
-    for store in stores:
-        cases = [case for case in store.cases if sources[case] is store]
-        summaries.append(copy_cases(store, root, cases, on_case))
+    with filling(root, merged_root(stores)) as check:
+        for store in stores:
+            cases = [case for case in store.cases if sources[case] is store]
+            summaries.append(copy_cases(store, root, cases, on_case, check=check))
     return CopySummary(
         copied=sum(summary.copied for summary in summaries),
         found=sum(summary.found for summary in summaries),

@@ -12,6 +12,7 @@ from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.progress import OnCase
 from geols_precompute.share.copy import renamed
+from geols_precompute.share.export import file_of
 from geols_precompute.store import files
 from geols_precompute.store.archive import write_archive
 from geols_precompute.store.layout import MANIFEST, METADATA, manifest
@@ -43,7 +44,9 @@ def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: OnCas
     content = _manifest(store, names)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(path.parent)
-    with atomic.new_file(path) as temporary, temporary.open("wb") as file:
+    sources = (original for case in store.cases if (original := file_of(store, case)).exists())
+    readers = atomic.readers_of(sources, path.parent)
+    with atomic.new_file(path, readers) as temporary, temporary.open("wb") as file:
         write_archive(file, _members(store, names, content, on_case))
     return sha256_hex(content)
 

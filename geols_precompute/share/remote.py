@@ -32,7 +32,15 @@ CONNECTIONS = 32
 
 
 class WholeFilesOnlyError(StoreError):
-    """A server does not send parts of files, so nothing can be looked up in an archive there."""
+    """A server does not send parts of files, so nothing can be looked up in an archive there.
+
+    Attributes:
+        size: of the file in bytes, if the server says it.
+    """
+
+    def __init__(self, message: str, size: int | None) -> None:
+        super().__init__(message)
+        self.size = size
 
 
 class _TemporaryError(Exception):
@@ -147,7 +155,11 @@ class WebFiles(RemoteFiles):
         with self._answer(relative, "bytes=0-0") as response:
             total: str = response.headers.get("Content-Range", "").rpartition("/")[2]
             if response.status_code != 206 or not total.isdecimal():
-                raise WholeFilesOnlyError(f"{self.location}/{relative}: the server does not send parts of files")
+                length: str = response.headers.get("Content-Length", "") if response.status_code == 200 else ""
+                raise WholeFilesOnlyError(
+                    f"{self.location}/{relative}: the server does not send parts of files",
+                    int(length) if length.isdecimal() else None,
+                )
             return int(total)
 
     def request(self, relative: str, start: int, stop: int) -> Iterator[bytes]:
@@ -171,7 +183,9 @@ class WebFiles(RemoteFiles):
         session = requests.Session()
         # a compressed answer has no places to go on from
         session.headers["Accept-Encoding"] = "identity"
-        for scheme in ("http://", "https://"):
+        session.adapters.clear()
+        # from https nothing leads to http, which anyone on the way could read and change
+        for scheme in ("https://",) if self._base.scheme == "https" else ("http://", "https://"):
             session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS))
         return session
 
@@ -190,6 +204,11 @@ class WebFiles(RemoteFiles):
             response = self._session.get(
                 url, headers={"Range": part} if part else {}, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)
             )
+        except requests.exceptions.InvalidSchema as error:
+            raise StoreError(
+                f"{where}: the server leads from {self._base.scheme} to what is not safe; ask it for "
+                "the address with https"
+            ) from error
         except requests.exceptions.SSLError as error:
             raise StoreError(f"{where}: no safe connection ({_first_cause(error)})") from error
         except (requests.ConnectionError, requests.Timeout) as error:
@@ -203,6 +222,10 @@ class WebFiles(RemoteFiles):
                 raise _TemporaryError(f"{status} {response.reason}")
             if status not in (200, 206) and not (status == 416 and part):
                 raise StoreError(f"{where}: the server answers {status} {response.reason}; is the address right?")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise StoreError(
+                    f"{where}: the server sends it compressed, unasked; its files must be sent as they are"
+                )
             yield response
 
 
@@ -223,32 +246,74 @@ class BucketFiles(RemoteFiles):
                 "has a package for"
             ) from error
         self._root = root.rstrip("/")
+        self._read = _S3Reader(self._system) if base.scheme in ("s3", "s3a") else _Reader(self._system)
 
     def request_size(self, relative: str) -> int:
         """Ask for the size of a file."""
         with _errors_of_fsspec(f"{self.location}/{relative}"):
-            return int(self._system.size(f"{self._root}/{relative}"))
+            return self._read.size(f"{self._root}/{relative}")
 
     def request(self, relative: str, start: int, stop: int) -> Iterator[bytes]:
         """Ask for the bytes of a file from `start` on, piece after piece."""
         while start < stop:
             end = min(start + BUCKET_PIECE_BYTES, stop)
             with _errors_of_fsspec(f"{self.location}/{relative}"):
-                piece = self._read(f"{self._root}/{relative}", start, end)
+                piece = self._read.piece(f"{self._root}/{relative}", start, end)
             yield piece
             if start + len(piece) < end:
                 return
             start = end
 
-    def _read(self, path: str, start: int, end: int) -> bytes:
+
+class _Reader:
+    """Reads files of a file system of fsspec."""
+
+    def __init__(self, system: Any) -> None:
+        self.system = system
+
+    def size(self, path: str) -> int:
+        """Return the size of a file."""
+        return int(self.system.size(path))
+
+    def piece(self, path: str, start: int, end: int) -> bytes:
+        """Return the bytes of a file from `start` to `end`, fewer where it ends before."""
+        piece: bytes = self.system.cat_file(path, start=start, end=end)
+        return piece[: end - start]
+
+
+class _S3Reader(_Reader):
+    """Reads files of an S3 service, by which fsspec would read whatever it sends for a part, in memory."""
+
+    def size(self, path: str) -> int:
+        """Return the size of a file."""
+        bucket, key, _ = self.system.split_path(path)
+        return int(self.system.call_s3("head_object", Bucket=bucket, Key=key)["ContentLength"])
+
+    def piece(self, path: str, start: int, end: int) -> bytes:
+        """Return the bytes of a file from `start` to `end`, fewer where it ends before."""
+        bucket, key, _ = self.system.split_path(path)
         try:
-            piece: bytes = self._system.cat_file(path, start=start, end=end)
+            answer = self.system.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
         except OSError as error:
             # so says S3 of a place at the end of a file, where an empty answer is meant
             if error.errno == errno.EINVAL and start:
                 return b""
             raise
+        synchronous = import_module("fsspec.asyn").sync
+        piece: bytes = synchronous(self.system.loop, _read_at_most, answer["Body"], end - start)
         return piece
+
+
+async def _read_at_most(body: Any, size: int) -> bytes:
+    """Return the first bytes of an answer, and close it."""
+    pieces: list[bytes] = []
+    try:
+        while size and (piece := await body.read(size)):
+            pieces.append(piece)
+            size -= len(piece)
+    finally:
+        body.close()
+    return b"".join(pieces)
 
 
 @contextmanager

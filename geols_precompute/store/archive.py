@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import io
+import reprlib
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,11 @@ from geols_precompute.errors import StoreError
 from geols_precompute.store.files import Files, Readable, read_range
 
 MAX_DIRECTORY_BYTES = 64 * 2**20
+#: A case has three; what zipfile makes of one takes several times its bytes.
+MAX_MEMBERS = 2**19
+#: Longer than the name of any file of a store.
+MAX_NAME = 500
+_MEMBER_OF_DIRECTORY = b"PK\1\2"
 #: Local header of a member: signature, 22 bytes that the directory repeats, lengths of name and extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 #: Encrypted, patched, strongly encrypted, or with a masked directory.
@@ -32,26 +38,26 @@ class Archive:
         location: what messages call it, if not by where it lies.
 
     Raises:
-        StoreError: it is no zip, or has a member that is compressed, encrypted or named twice.
+        StoreError: it is no zip, or has a member that is compressed, encrypted, oddly named or named twice, or two that
+            overlap.
     """
 
     def __init__(self, outside: Files, name: str, location: str = "") -> None:
         self.outside, self.name = outside, name
         self.location = location or f"{outside.location}/{name}"
-        members: dict[str, tuple[int, int]] = {}
-        for info in self._directory():
-            if info.is_dir():
-                continue
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _UNREADABLE_FLAGS:
-                raise StoreError(
-                    f"{self.location}: {info.filename!r} is compressed or encrypted; a packed store holds its files as "
-                    "they are; unzip it to a folder, or pack it with geols-store pack"
-                )
-            if info.header_offset < 0:
-                raise StoreError(f"{self.location}: the beginning of the archive is missing; get it again")
-            if info.filename in members:
-                raise StoreError(f"{self.location}: {info.filename!r} is in it twice")
-            members[info.filename] = info.header_offset, info.file_size
+        members: dict[str, _Place] = {}
+        with self._opened() as archive:
+            # the next member begins where one ends at the latest, after the last one the directory
+            stop = archive.start_dir
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
+                self._require_plain(info)
+                if info.filename in members:
+                    raise StoreError(f"{self.location}: {info.filename!r} is in it twice")
+                place = _Place(header=info.header_offset, size=info.file_size, stop=stop)
+                if place.header + _LOCAL_HEADER.size + len(info.filename) + place.size > stop:
+                    raise StoreError(f"{self.location}: {info.filename!r} overlaps another file; get it again")
+                members[info.filename], stop = place, place.header
+        members = {name: place for name, place in members.items() if not name.endswith("/")}
         self._members, self._sorted = members, sorted(members)
 
     @contextmanager
@@ -59,13 +65,14 @@ class Archive:
         """Open a member; see `Files`."""
         if relative not in self._members:
             raise StoreError(f"{self.location}/{relative}: is missing; get the archive again from its source")
-        offset, size = self._members[relative]
+        place = self._members[relative]
         with self.outside.open(self.name) as file:
-            header = read_range(file, offset, offset + _LOCAL_HEADER.size)
+            header = read_range(file, place.header, place.header + _LOCAL_HEADER.size)
             signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header.ljust(_LOCAL_HEADER.size, b"\0"))
-            if signature != b"PK\3\4":
+            first = place.header + _LOCAL_HEADER.size + name_bytes + extra_bytes
+            if signature != b"PK\3\4" or first + place.size > place.stop:
                 raise StoreError(f"{self.location}/{relative}: is damaged; get the archive again from its source")
-            yield _Member(file=file, first=offset + _LOCAL_HEADER.size + name_bytes + extra_bytes, length=size)
+            yield _Member(file=file, first=first, length=place.size)
 
     def entries(self) -> list[str]:
         """Return the first parts of the members' names, without those that begin with a dot, as `.tmp-…` does."""
@@ -80,12 +87,40 @@ class Archive:
             yield self._sorted[index].removeprefix(prefix)
             index += 1
 
-    def _directory(self) -> list[zipfile.ZipInfo]:
+    @contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        """Open the archive for reading its directory."""
         try:
             with self.outside.open(self.name) as file, zipfile.ZipFile(_Seekable(file, self.location)) as archive:
-                return archive.infolist()
+                yield archive
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
             raise StoreError(f"{self.location}: is not a whole zip archive ({error}); get it again") from error
+
+    def _require_plain(self, info: zipfile.ZipInfo) -> None:
+        """Refuse a member that no packed store has: compressed, encrypted, or with an odd name."""
+        name = info.filename
+        if not name or len(name) > MAX_NAME or not name.isprintable() or name.startswith("/") or "\\" in name:
+            raise StoreError(f"{self.location}: has a file named {reprlib.repr(name)}, which no store has")
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.compress_size != info.file_size
+            or info.flag_bits & _UNREADABLE_FLAGS
+        ):
+            raise StoreError(
+                f"{self.location}: {name!r} is compressed or encrypted; a packed store holds its files as they are; "
+                "unzip it to a folder, or pack it with geols-store pack"
+            )
+        if info.header_offset < 0:
+            raise StoreError(f"{self.location}: the beginning of the archive is missing; get it again")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a member's header begins, how many bytes it has, and where it must have ended."""
+
+    header: int
+    size: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -127,6 +162,8 @@ class _Seekable(io.RawIOBase):
         if stop - self._at > MAX_DIRECTORY_BYTES:
             raise StoreError(f"{self._where}: its directory has more than {MAX_DIRECTORY_BYTES} bytes")
         content = read_range(self._file, self._at, stop)
+        if content.count(_MEMBER_OF_DIRECTORY) > MAX_MEMBERS:
+            raise StoreError(f"{self._where}: more than {MAX_MEMBERS} files; pack it in several archives")
         self._at += len(content)
         return content
 

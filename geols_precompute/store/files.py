@@ -17,6 +17,8 @@ from geols_precompute.errors import StoreError
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_METADATA_BYTES = 2**20
+#: Objects and arrays inside each other in a document; version 1 has 11.
+MAX_DEPTH = 32
 PIECE_BYTES = 2**20
 
 
@@ -159,6 +161,15 @@ def checked_pieces(files: Files, relative: str, size: int, sha256: str) -> Itera
         )
 
 
+def read_checked(files: Files, relative: str, size: int, sha256: str) -> bytes:
+    """Return a whole file, which has this size and digest.
+
+    Raises:
+        StoreError: it cannot be read, or its size or digest is another.
+    """
+    return b"".join(checked_pieces(files, relative, size, sha256))
+
+
 def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
     """Return a JSON object; repeated keys, NaN, infinities and deep nesting are refused.
 
@@ -176,6 +187,8 @@ def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
 
     try:
         document = json.loads(content, object_pairs_hook=unique, parse_constant=refuse)
+        if _is_deeper(document, MAX_DEPTH):
+            raise ValueError(f"more than {MAX_DEPTH} levels")
         # what cannot be written again, a lone surrogate or a float beyond double, is not JSON either
         canonical_json(document)
     except (ValueError, RecursionError) as error:
@@ -183,6 +196,19 @@ def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StoreError(f"{where}: not a JSON object")
     return document
+
+
+def _is_deeper(document: Any, levels: int) -> bool:
+    """Whether objects and arrays lie in each other beyond so many levels; without recursion, which has its own end."""
+    level = [document]
+    for _ in range(levels):
+        level = [
+            value
+            for container in level
+            if isinstance(container, dict | list)
+            for value in (container.values() if isinstance(container, dict) else container)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def _open_regular(root: Path, relative: str) -> int:

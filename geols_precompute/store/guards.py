@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,26 @@ from geols_precompute.data.cases import is_case_id
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe.classes import MAX_CLASSES, ClassTable
+from geols_precompute.recipe.classes import MAX_CLASSES, ClassTable, problem_of_names
 from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, stored_channels
-from geols_precompute.store.files import parse_json
+from geols_precompute.store.files import MAX_METADATA_BYTES, parse_json
 from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata, manifest
 
 MAX_AXIS = 2**15
 MAX_ARRAY_BYTES = 2**34
 MAX_NUMBER = 3e38
-MAX_CHUNK_BYTES = 64 * 2**20
+#: Larger than any label value or count of voxels.
+MAX_INTEGER = 2**48
+#: Chunks hold all channels of at most 95 voxels per axis: 254 classes take 218 MB.
+MAX_CHUNK_BYTES = 256 * 2**20
 #: LZ4 packs no better than 255 to 1, so a shard of n bytes cannot hold more than about 255·n.
 MAX_LZ4_RATIO = 256
+#: What an inner chunk that cannot be compressed takes beyond its bytes: entry in the index, Blosc's header, checksum.
+MAX_CHUNK_OVERHEAD = 16 + 16 + 4
+CRC_BYTES = 4
 #: Texts of a root that a data set may state.
 TERMS = ("licence", "citation")
+_SHA256_DIGITS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,6 +95,7 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
     Raises:
         StoreError: another format or version, or an entry that is not as version 1 has it.
     """
+    require_plain_manifest(content, where)
     document = parse_json(content, where)
     require_format(document, where, expected)
     cases = document.get("cases")
@@ -95,7 +104,7 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
         raise StoreError(f"{where}: recipe_id, root or an entry of cases is not a SHA-256")
     assert isinstance(cases, dict)
     if bad := [name for name in cases if not is_case_id(name)]:
-        raise StoreError(f"{where}: {bad[0]!r} is not a case id")
+        raise StoreError(f"{where}: {reprlib.repr(bad[0])} is not a case id")
     if len({name.lower() for name in cases}) < len(cases):
         raise StoreError(f"{where}: two cases have one id, letter case aside")
     known = manifest(expected, document["recipe_id"], document["root"], cases)
@@ -110,6 +119,20 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
     )
 
 
+def require_plain_manifest(content: bytes, where: str | Path) -> None:
+    """Refuse, before it is parsed, what would take far more memory than a manifest of so many bytes.
+
+    A manifest is two objects, and every case in it a name and 64 digits. Empty arrays would take thirty times as much.
+
+    Raises:
+        StoreError: it cannot be a manifest.
+    """
+    if len(content) < MAX_METADATA_BYTES:
+        return
+    if content.count(b"{") > 2 or b"[" in content or content.count(b":") * _SHA256_DIGITS > len(content) + 1000:
+        raise StoreError(f"{where}: is not written as version {VERSION} prescribes; get the store again")
+
+
 def require_format(document: Mapping[str, Any], where: str | Path, expected: Format) -> None:
     """Refuse a manifest or root of another format or version.
 
@@ -117,11 +140,11 @@ def require_format(document: Mapping[str, Any], where: str | Path, expected: For
         StoreError: naming what was found.
     """
     if document.get("format") != expected:
-        raise StoreError(f"{where}: format is {document.get('format')!r}, expected {expected!r}")
+        raise StoreError(f"{where}: format is {reprlib.repr(document.get('format'))}, expected {expected!r}")
     if document.get("version") != VERSION or not _is_int(document["version"]):
         raise StoreError(
-            f"{where}: version {document.get('version')!r} of the format; this software reads version {VERSION}, "
-            "install the release of geols that wrote the store"
+            f"{where}: version {reprlib.repr(document.get('version'))} of the format; this software reads version "
+            f"{VERSION}, install the release of geols that wrote the store"
         )
 
 
@@ -153,13 +176,16 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
         well_formed = (
             recipe_id == sha256_hex(canonical_json(recipe))
             and isinstance(preprocessing["modalities"], list)
-            and _are_names(preprocessing["modalities"])
+            and not problem_of_names(preprocessing["modalities"])
             and background in ("complement", "seeds")
             and all(isinstance(geols.get(key, ""), str) for key in TERMS)
         )
         if not well_formed:
             raise ValueError("recipe_id is not the recipe's digest, or modalities, background or licence malformed")
         classes = _checked_classes(geols["classes"], preprocessing["ignore"])
+        hints = TrainingHints.from_json(geols.get("training", {}))
+        if hints.regions and (problem := problem_of_names(list(hints.regions))):
+            raise ValueError(f"names of regions: {problem}")
         return Root(
             format=expected,
             recipe_id=recipe_id,
@@ -167,7 +193,7 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
             classes=classes,
             preprocessing=Preprocessing.from_json(preprocessing),
             channels=stored_channels(len(classes), background_is_stored=background == "seeds"),
-            hints=TrainingHints.from_json(geols.get("training", {})),
+            hints=hints,
             geols=geols,
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -184,7 +210,8 @@ def _checked_classes(document: Any, ignore: int | None) -> ClassTable:
         or not all(map(_is_int, values))
         or values != sorted(set(values))
         or values[0] != 0
-        or not _are_names(names)
+        or values[-1] > MAX_INTEGER
+        or problem_of_names(names)
     ):
         raise ValueError(f"the class table must hold 2 to {MAX_CLASSES} ascending values, background 0 first")
     return ClassTable.from_json(document, ignore=ignore)
@@ -212,7 +239,8 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
     kinds = ARRAYS[root.format]
     if set(files) != {path for kind in kinds for path in (kind.metadata_path, kind.shard_path)}:
         raise StoreError(
-            f"{where}: lists the files {sorted(files)}, not those that a case of {root.format} consists of"
+            f"{where}: lists the files {reprlib.repr(sorted(files))}, not those that a case of {root.format} "
+            "consists of"
         )
     if not all(_is_int(n) and 0 < n <= MAX_ARRAY_BYTES and _is_sha256(digest) for n, digest in files.values()):
         raise StoreError(f"{where}: a file's size or digest is malformed")
@@ -239,8 +267,10 @@ def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ..
 
 def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: str | Path) -> None:
     """Refuse, before anything is allocated, an array too large in itself or for its shard."""
-    decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, ChunkGrid.of(shape).inner))
-    if decoded > MAX_ARRAY_BYTES or chunk > MAX_CHUNK_BYTES or decoded > MAX_LZ4_RATIO * shard_bytes:
+    grid = ChunkGrid.of(shape)
+    decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, grid.inner))
+    most = grid.count * (chunk + MAX_CHUNK_OVERHEAD) + CRC_BYTES
+    if decoded > MAX_ARRAY_BYTES or chunk > MAX_CHUNK_BYTES or not decoded / MAX_LZ4_RATIO <= shard_bytes <= most:
         raise StoreError(f"{where}: {kind.name} of shape {shape} is not plausible for {shard_bytes} bytes")
 
 
@@ -249,7 +279,7 @@ def _problem_of_geometry(geometry: Mapping[str, Any]) -> str:
     if any(not _are_numbers(geometry[key], length) for key, length in lengths.items()):
         return "size, spacing, origin and direction must be 3, 3, 3 and 9 finite numbers"
     if not all(_is_int(n) and 0 < n <= MAX_AXIS for n in geometry["size"]):
-        return f"size {geometry['size']} is out of bounds"
+        return f"size {reprlib.repr(geometry['size'])} is out of bounds"
     return "" if all(s > 0 for s in geometry["spacing"]) else f"spacing {geometry['spacing']} is not positive"
 
 
@@ -264,11 +294,11 @@ def _problem_of_maps(geols: Mapping[str, Any], root: Root) -> str:
     values = root.classes.values
     present, channels = geols["present"], geols["channels"]
     if not all(map(_is_int, present)) or present != sorted(set(present) & set(values)):
-        return f"present {present} is not an ascending list of class values"
+        return f"present {reprlib.repr(present)} is not an ascending list of class values"
     if not all(map(_is_int, channels)) or channels != [values[index] for index in root.channels]:
-        return f"channels {channels} are not those of the root's recipe and class table"
+        return f"channels {reprlib.repr(channels)} are not those of the root's recipe and class table"
     for value, seeds in geols["seeds"].items():
-        if value not in map(str, values) or not all(_is_int(seeds[key]) for key in ("count", "fallbacks")):
+        if value not in map(str, values) or not all(_is_count(seeds[key]) for key in ("count", "fallbacks")):
             return "seeds are not a count and fallbacks per class value"
     for value, stats in geols["stats"].items():
         if value not in map(str, values) or not _are_numbers([stats[k] for k in ("mean_distance", "min", "max")], 3):
@@ -281,11 +311,29 @@ def _problem_of_image(geols: Mapping[str, Any], root: Root) -> str:
     well_formed = all(_are_numbers(v, len(root.preprocessing.modalities)) for v in (scale, offset)) and all(
         s > 0 for s in scale
     )
-    return "" if well_formed else "image scale and offset are not one number per modality, scale above 0"
+    if not well_formed:
+        return "image scale and offset are not one number per modality, scale above 0"
+    return _problem_of_transforms(geols["transforms"]) if "transforms" in geols else ""
+
+
+def _problem_of_transforms(transforms: Mapping[str, Any]) -> str:
+    codes, lengths = ("sform_code", "qform_code", "units"), {"pixdim": 4, "quaternion": 6, "srow": 12}
+    well_formed = (
+        isinstance(transforms, dict)
+        and transforms.keys() == {*codes, *lengths}
+        and all(_is_int(transforms[code]) and 0 <= transforms[code] < 2**15 for code in codes)
+        and transforms["units"] < 8
+        and all(_are_numbers(transforms[key], length) for key, length in lengths.items())
+    )
+    return "" if well_formed else "transforms are not the codes, unit, pixdim, quaternion and srow of a NIfTI header"
 
 
 def _is_int(value: object) -> bool:
     return type(value) is int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_INTEGER
 
 
 def _is_sha256(value: object) -> bool:
@@ -299,9 +347,3 @@ def _are_numbers(values: Any, length: int) -> bool:
         and len(values) == length
         and all(type(v) in (int, float) and abs(v) <= MAX_NUMBER for v in values)
     )
-
-
-def _are_names(names: Sequence[Any]) -> bool:
-    """Whether all are different texts of 1 to 200 printable characters."""
-    printable = all(isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() for name in names)
-    return printable and 0 < len(names) == len(set(names))

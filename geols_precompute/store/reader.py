@@ -22,6 +22,9 @@ from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
 from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
 
+#: Metadata that a store keeps, in bytes of JSON; parsed they take up to 25 times as much. Beyond, they are read again.
+MAX_KEPT_BYTES = 32 * 2**20
+
 
 class Store:
     """A committed store, opened for reading.
@@ -60,6 +63,7 @@ class Store:
         self.recipe: Mapping[str, Any] = self.root.recipe
         self.geols: Mapping[str, Any] = self.root.geols
         self._metadata: dict[str, guards.CaseMetadata] = {}
+        self._kept_bytes = 0
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -94,9 +98,13 @@ class Store:
             InputError: no such case.
             StoreError: it is missing or damaged.
         """
-        if case not in self._metadata:
-            self._metadata[case] = self.read_metadata(case)[1]
-        return self._metadata[case]
+        if (kept := self._metadata.get(case)) is not None:
+            return kept
+        content, metadata = self.read_metadata(case)
+        self._kept_bytes += len(content)
+        if self._kept_bytes <= MAX_KEPT_BYTES:
+            self._metadata[case] = metadata
+        return metadata
 
     def read_metadata(self, case: str) -> tuple[bytes, guards.CaseMetadata]:
         """Return a case's zarr.json as it stands and as `metadata` gives it, without keeping either.
@@ -115,29 +123,39 @@ class Store:
     def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> NDArray[Any]:
         """Return an array of a case, or the window (z, y, x slices with start and stop) of it.
 
+        A whole array is that of the store's digest: its file has the SHA-256 that the metadata say. Of a window only
+        the checksums inside the file are compared, which show damage but not another file in its place.
+
         Raises:
             InputError: no such case, or the window is not inside the volume.
             StoreError: a file is missing, truncated or damaged; never zeros in its place.
         """
         metadata = self.metadata(case)
         shape = metadata.shapes[kind.name]
-        window = _checked_window(window, shape[-3:])
+        inside = _checked_window(window, shape[-3:])
         where = f"{case}/{kind.metadata_path}"
         declaration = files.read_limited(self.files, where, files.MAX_METADATA_BYTES)
         guards.require_array_metadata(declaration, kind, shape, self._named(where))
         relative = f"{case}/{kind.shard_path}"
+        declared, sha256 = metadata.files[kind.shard_path]
+        if window is None:
+            whole = memoryview(files.read_checked(self.files, relative, declared, sha256))
+
+            def pread(offset: int, length: int) -> bytes:
+                return bytes(whole[offset : offset + length])
+
+            return shard.decode_window(pread, declared, kind, shape, inside, self._named(relative))
         with self.files.open(relative) as file:
-            declared, found = metadata.files[kind.shard_path][0], file.size()
-            if found != declared:
+            if (found := file.size()) != declared:
                 raise StoreError(
                     f"{self._named(relative)}: {found} bytes, {declared} expected; restore it, or run "
                     "geols-precompute again"
                 )
 
-            def pread(offset: int, length: int) -> bytes:
+            def pread_file(offset: int, length: int) -> bytes:
                 return files.read_range(file, offset, offset + length)
 
-            return shard.decode_window(pread, found, kind, shape, window, self._named(relative))
+            return shard.decode_window(pread_file, declared, kind, shape, inside, self._named(relative))
 
     def _checked_content(self, relative: str, sha256: str) -> bytes:
         content = files.read_limited(self.files, relative, files.MAX_METADATA_BYTES)

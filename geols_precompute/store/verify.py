@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from geols_precompute.errors import StoreError
-from geols_precompute.store import files
+from geols_precompute.store import files, guards
 from geols_precompute.store.layout import ARRAYS, MANIFEST, METADATA
 from geols_precompute.store.reader import LabelStore, Store, VolumeStore, local_files
 from geols_precompute.store.writer import array_sha256
@@ -34,6 +34,7 @@ def open_store(path: Path) -> Store:
     """
     where = local_files(path)
     content = files.read_limited(where, MANIFEST, files.MAX_MANIFEST_BYTES)
+    guards.require_plain_manifest(content, f"{path}/{MANIFEST}")
     document = files.parse_json(content, f"{path}/{MANIFEST}")
     return VolumeStore(where) if document.get("format") == VolumeStore.format else LabelStore(where)
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,28 +36,71 @@ from geols_precompute.store.shard import encode_shard
 #: What a rename says where its new name is taken.
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 _ATTEMPTS = 100
+_REMEDIES = {
+    "geols-labels": "use --name NAME for a second label store over the same volumes, or another --out",
+    "geols-volumes": "use another --out",
+}
+#: Every path that a case of either format has, folders included.
+_CASE_PATHS = {Path(METADATA)} | {
+    path
+    for kinds in ARRAYS.values()
+    for kind in kinds
+    for file in (Path(kind.metadata_path), Path(kind.shard_path))
+    for path in (file, *file.parents[:-1])
+}
 
 
 def create_store(root: Path, metadata: Mapping[str, Any]) -> None:
     """Create a store's folder and root zarr.json, or check that an existing one was made with the same recipe.
 
-    A store without a committed case takes any recipe.
+    A store without a committed case, which no run is filling, takes any recipe.
 
     Raises:
-        StoreError: the store there has another format, recipe or class table; the message names what differs.
+        StoreError: the store there has another format, recipe or class table, and the message names what differs; or
+            what is there was not written by this package.
+        OutputError: it is a link.
     """
     content = canonical_json(metadata)
+    require_own(root)
     root.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(root)
-    require_same_recipe(root, metadata)
-    if (root / METADATA).exists() and (root / METADATA).read_bytes() == content:
-        return
-    atomic.replace_file(root / METADATA, content)
-    amend_manifest(root)
+    # of several runs that begin together one is the first; the others find its recipe
+    with store_lock(root):
+        require_same_recipe(root, metadata)
+        if not (root / METADATA).exists() or (root / METADATA).read_bytes() != content:
+            atomic.replace_file(root / METADATA, content)
+            _amend_manifest(root)
+
+
+def require_own(root: Path) -> None:
+    """Refuse to fill a folder in which lies what this package has not written, or one that a link leads to.
+
+    Raises:
+        StoreError: naming what was found.
+        OutputError: it is a link.
+    """
+    atomic.refuse_link(root)
+    where = root / METADATA
+    if os.path.lexists(where):
+        try:
+            read_attributes(root)
+        except StoreError as error:
+            raise StoreError(
+                f"{root}: is not a store of geols, or a damaged one ({error}); move it away, or name another --out"
+            ) from error
+    elif root.is_dir():
+        for path in sorted(root.iterdir()):
+            ours = path.name == MANIFEST or path.name.startswith(atomic.TEMPORARY_PREFIX)
+            if not ours and strange_entry(path) is not None:
+                raise StoreError(
+                    f"{root}: is not a store of geols, and holds {path.name}; move it away, or name another --out"
+                )
+    elif root.exists():
+        raise StoreError(f"{root}: is no folder; move it away, or name another --out")
 
 
 def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
-    """Refuse to fill a store that has cases of another recipe.
+    """Refuse to fill a store that has cases of another recipe, or will have: another run is filling it.
 
     Args:
         root: of the store, which may not be there yet.
@@ -66,17 +109,38 @@ def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
     Raises:
         StoreError: the store has another format, recipe or class table; the message names what differs.
     """
-    if not (root / METADATA).exists() or not any(whole_cases(root)):
+    if not (root / METADATA).exists():
         return
     found, wanted = read_attributes(root), metadata["attributes"]["geols"]
     guards.require_format(found, root / METADATA, wanted["format"])
     compared = ("recipe", "classes")
     differing = recipe_differences({k: wanted[k] for k in compared}, {k: found.get(k) for k in compared})
-    if differing:
-        remedy = "use another --out"
-        if wanted["format"] == "geols-labels":
-            remedy = "use --name NAME for a second label store over the same volumes, or another --out"
+    if not differing:
+        return
+    remedy = _REMEDIES[wanted["format"]]
+    if any(whole_cases(root)):
         raise StoreError(f"{root} was made with other parameters ({'; '.join(differing)}); {remedy}")
+    if atomic.is_in_use(root):
+        raise StoreError(f"{root} is being filled by a run with other parameters ({'; '.join(differing)}); {remedy}")
+
+
+def require_recipe(root: Path, expected: Mapping[str, Any]) -> None:
+    """Refuse to go on filling a store whose root has been given another recipe since `create_store`.
+
+    Args:
+        root: of the store.
+        expected: its recipe and its class table, by these names, as they were then.
+
+    Raises:
+        OutputError: the message names what differs.
+        StoreError: the root is damaged.
+    """
+    found = read_attributes(root)
+    if differing := recipe_differences(expected, {key: found.get(key) for key in expected}):
+        raise OutputError(
+            f"{root}: a run with other parameters ({'; '.join(differing)}) has taken this store meanwhile; "
+            f"{_REMEDIES.get(found.get('format', ''), 'use another --out')}"
+        )
 
 
 def read_attributes(folder: Path) -> dict[str, Any]:
@@ -90,9 +154,18 @@ def read_attributes(folder: Path) -> dict[str, Any]:
 
 
 def commit_case(
-    root: Path, case: str, arrays: Mapping[str, NDArray[Any]], geometry: Geometry, geols: Mapping[str, Any]
+    root: Path,
+    case: str,
+    arrays: Mapping[str, NDArray[Any]],
+    geometry: Geometry,
+    geols: Mapping[str, Any],
+    *,
+    check: Callable[[], None] = lambda: None,
+    readers: int = atomic.EVERYONE,
 ) -> str:
     """Write a case and return the SHA-256 of its zarr.json; the rename at the end is the commit.
+
+    It takes the place of one that is damaged, or made from other sources.
 
     Args:
         root: of the store, created before.
@@ -100,14 +173,16 @@ def commit_case(
         arrays: by name, for each array that the store's format has.
         geometry: of the arrays.
         geols: attributes of the case beyond geometry, digests and files.
+        check: called just before the rename, while no other run commits to the store; what it raises prevents that.
+        readers: permission bits that the case may have; see `atomic.readers_of`.
 
     Raises:
-        StoreError: the case is there already and is not equal to this one.
+        StoreError: the case is there already, made from the same sources, and is not equal to this one.
     """
     format_ = _format_of(root)
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
-    with new_case(root, case) as folder:
+    with new_case(root, case, check=check, readers=readers, replace_stale=True) as folder:
         listed: dict[str, dict[str, Any]] = {}
         digests = {}
         for kind in ARRAYS[format_]:
@@ -127,16 +202,33 @@ def commit_case(
 
 
 @contextmanager
-def new_case(root: Path, case: str) -> Iterator[Path]:
+def new_case(
+    root: Path,
+    case: str,
+    *,
+    check: Callable[[], None] = lambda: None,
+    readers: int = atomic.EVERYONE,
+    replace_stale: bool = False,
+) -> Iterator[Path]:
     """Provide a folder for the files of a case, its zarr.json among them; the rename at the end is the commit.
+
+    Args:
+        root: of the store.
+        case: id.
+        check: called just before the rename, while no other run commits to the store; what it raises prevents that.
+        readers: permission bits that the case may have; see `atomic.readers_of`.
+        replace_stale: a whole case made from other sources makes room.
 
     Raises:
         StoreError: the case is there already, whole, and is not equal to this one.
     """
-    with atomic.new_folder(root) as folder:
+    with atomic.new_folder(root, readers) as folder:
         yield folder
+        atomic.restrict(folder, readers)
         atomic.sync_tree(folder)
-        _commit(folder, root, case)
+        with store_lock(root):
+            check()
+            _commit(folder, root, case, replace_stale=replace_stale)
         atomic.sync(root)
 
 
@@ -154,19 +246,44 @@ def array_sha256(array: NDArray[Any]) -> str:
 
 
 def remove_case(root: Path, case: str) -> None:
-    """Take a case out of a store, in one step for whoever looks.
+    """Take a case, or what is left of one, out of a store, in one step for whoever looks.
 
     Raises:
-        StoreError: something else has its name.
+        StoreError: something else has its name, or lies in its folder; nothing is removed then.
     """
     path = root / case
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    if (odd := strange_entry(path)) == path:
         raise StoreError(f"{path}: is no folder of a case; move it away")
+    if odd is not None:
+        raise StoreError(f"{odd}: was not written by geols, and {path} has to be replaced; move it away")
     doomed = root / f"{atomic.TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     # another process may be faster, here and below
     with suppress(FileNotFoundError):
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def strange_entry(folder: Path) -> Path | None:
+    """Return what in the folder of a case, whole or damaged, this package has not written.
+
+    None is nothing, or a folder that is not there; the folder itself is the answer if it is none of a case.
+    """
+    if not os.path.lexists(folder):
+        return None
+    if folder.is_symlink() or not folder.is_dir():
+        return folder
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in sorted([*folders, *names])):
+            if path.is_symlink() or path.relative_to(folder) not in _CASE_PATHS:
+                return path
+    metadata = folder / METADATA
+    with suppress(StoreError):
+        # a document that can be read, and is none of ours; one that is damaged may have been
+        document = files.parse_json(files.read_limited(files.Folder(folder), METADATA, files.MAX_METADATA_BYTES), "")
+        with suppress(LookupError, TypeError):
+            return None if isinstance(document["attributes"]["geols"], dict) else metadata
+        return metadata
+    return None
 
 
 def committed_cases(root: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -215,10 +332,14 @@ def amend_manifest(root: Path, without: Collection[str] = ()) -> None:
     Raises:
         StoreError: the root is damaged.
     """
-    with _manifest_lock(root):
-        # a damaged one stays what it is, and is refused, until a run or finalize writes it anew
-        if known := manifest_digests(root):
-            _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
+    with store_lock(root):
+        _amend_manifest(root, without)
+
+
+def _amend_manifest(root: Path, without: Collection[str] = ()) -> None:
+    # a damaged one stays what it is, and is refused, until a run or finalize writes it anew
+    if known := manifest_digests(root):
+        _write_manifest(root, {case: digest for case, digest in known.items() if case not in without})
 
 
 def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
@@ -227,7 +348,7 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
     Raises:
         StoreError: the root is damaged, or two cases have one id, letter case aside.
     """
-    with _manifest_lock(root):
+    with store_lock(root):
         return _write_manifest(
             root,
             {
@@ -238,8 +359,8 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
         )
 
 
-def _manifest_lock(root: Path) -> AbstractContextManager[None]:
-    """Return the lock to hold while a manifest is changed: parts of a run may begin together."""
+def store_lock(root: Path) -> AbstractContextManager[None]:
+    """Return the lock to hold while a root or a manifest is changed, or a case gets its name: runs may go together."""
     return atomic.locked(root / f"{atomic.TEMPORARY_PREFIX}{MANIFEST}")
 
 
@@ -259,6 +380,7 @@ def refuse_store(folder: Path) -> None:
     Raises:
         OutputError: naming the store.
     """
+    # through links and ..
     resolved = folder.resolve()
     if inside := next((place for place in (resolved, *resolved.parents) if (place / METADATA).exists()), None):
         raise OutputError(f"{folder} lies in the store {inside}; name a folder outside of it")
@@ -271,22 +393,23 @@ def _format_of(root: Path) -> Format:
     return format_
 
 
-def _commit(folder: Path, root: Path, case: str) -> None:
+def _commit(folder: Path, root: Path, case: str, *, replace_stale: bool) -> None:
     """Give a finished folder the name of its case.
 
-    If the name is taken by an equal case, that one stays. One that is damaged, or made from other files, is removed now
-    that a whole one can take its place. Anything else under the name means that two runs disagree.
+    If the name is taken by an equal case, that one stays. One that is damaged, or made from other files if
+    `replace_stale`, is removed now that a whole one can take its place. Anything else under the name means that two
+    runs disagree.
 
     Raises:
         StoreError: they disagree, or other runs put cases there again and again.
     """
     target = root / case
-    # another run may put the case there, or take it away, between any two steps
+    # where a file system has no locks, another run may put the case there, or take it away, between any two steps
     for _ in range(_ATTEMPTS):
         if _rename_if_free(folder, target):
             return
         there = committed_case(root, case)
-        if there is None or there["source"] != read_attributes(folder)["source"]:
+        if there is None or (replace_stale and there["source"] != read_attributes(folder)["source"]):
             remove_case(root, case)
         elif _is_equal(folder, target):
             return

@@ -62,3 +62,12 @@ def reseal(store: LabelStore) -> LabelStore:
     manifest["root"] = sha256_hex((store.path / "zarr.json").read_bytes())
     (store.path / "manifest.json").write_bytes(canonical_json(manifest))
     return LabelStore.open(store.path)
+
+
+def rewrite(store: LabelStore, relative: str, change) -> LabelStore:
+    """Edit a JSON file of the store and make all digests above it fit again, as an attacker would."""
+    path = store.path / relative
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return reseal(store)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.prepare import to_int16
@@ -16,10 +17,12 @@ from geols_precompute.recipe.parameters import MapParameters, Preprocessing, Res
 from geols_precompute.store.layout import root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
+from geols_train.checkpoint import NetworkSpec
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader
 from geols_train.device import ONE_PROCESS
 from geols_train.log import read_log
+from geols_train.predict import Predictor
 from geols_train.run import make_spec
 from geols_train.splits import make_split
 from geols_train.stores import Stores
@@ -28,7 +31,10 @@ from geols_train.training import Trainer
 # the networks of the tests are so small that threads only wait for each other
 torch.set_num_threads(1)
 
+
 SHAPE = (10, 12, 11)
+
+
 NAMES = {2: "inner", 5: "outer"}
 
 
@@ -147,3 +153,59 @@ def losses(trainer: Trainer) -> list[float]:
 
 def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.network.state_dict().values()])
+
+
+#: A rotation about two axes, and spacings that differ.
+ANGLE = 0.37
+
+
+ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]]) @ np.array(
+    [[1, 0, 0], [0, np.cos(1.1), -np.sin(1.1)], [0, np.sin(1.1), np.cos(1.1)]]
+)
+
+
+GRID = {"spacing": (0.7, 1.3, 2.9), "origin": (-12.5, 3.25, 40.75), "direction": ROTATION.ravel().tolist()}
+
+
+class Threshold(nn.Module):
+    """Tells the two values of a label-like image apart: class 1 where it is bright, class 2 where it is brightest."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, image):
+        low, high = image.amin(), image.amax()
+        level = (image - low) / (high - low)
+        return -self.scale * torch.cat([(level - v).abs() for v in (0.0, 0.5, 1.0)], dim=1)
+
+
+def predictor(spacing=None, window=(8, 8, 8)):
+    spec = NetworkSpec(
+        features=(4, 8),
+        classes=ClassTable.from_names({7: "a", 300: "b"}),
+        skull_stripped=False,
+        window=window,
+        overlap=0.5,
+        preprocessing=Preprocessing(modalities=("ct",), spacing=spacing),
+        regions={},
+    )
+    return Predictor(network=Threshold(), spec=spec, precision="float32")
+
+
+def label_like():
+    label = np.zeros((9, 14, 17), np.int16)
+    label[2:7, 3:9, 4:13] = 1
+    label[3:6, 5:8, 6:10] = 2
+    return label
+
+
+SPEC = NetworkSpec(
+    features=(4, 8),
+    classes=ClassTable.from_names({2: "inner", 900: "outer"}, ignore=3),
+    preprocessing=Preprocessing(modalities=("a", "b"), spacing=(2.5, 2.0, 2.0), clip=(0.5, 99.5)),
+    skull_stripped=True,
+    window=(8, 9, 10),
+    overlap=0.25,
+    regions={"all": (2, 900)},
+)

@@ -25,8 +25,8 @@ HEAVY = (*CLUSTER, *REMOTE, "zarr")
 
 #: The folders and single modules of geols_precompute: each imports from those above its own line only.
 ORDER = (
-    ("errors",),
-    ("arrays", "atomic", "digests", "formatting", "progress", "signals"),
+    ("errors", "formatting"),
+    ("arrays", "atomic", "digests", "progress", "signals"),
     ("geodesic", "softlabel"),
     ("recipe",),
     ("data",),

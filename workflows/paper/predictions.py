@@ -12,11 +12,11 @@ from geols_train.config import TrainConfig, read_toml
 from geols_train.data import Sample
 from geols_train.device import choose_device
 from geols_train.evaluate import Evaluator
+from geols_train.folder import BEST, CONFIG, SPLIT
 from geols_train.metrics import calibration_bins
-from geols_train.run import CONFIG, SPLIT, make_reader
+from geols_train.run import make_reader
 from geols_train.splits import make_split
 from geols_train.stores import open_stores
-from geols_train.training import BEST
 from geols_train.unet import UNet3D
 
 

@@ -27,7 +27,7 @@ from geols_precompute.cli.options import EXIT_DONE, reports_errors
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_train.data import Sample
-from geols_train.run import CASES, CONFIG, SPLIT, SUMMARY
+from geols_train.folder import CASES, CONFIG, SPLIT, SUMMARY
 from geols_train.stores import open_stores
 
 #: What each method predicts of a case.

@@ -12,7 +12,7 @@ from matrix import Training
 from numpy.typing import NDArray
 
 from geols_precompute.errors import InputError
-from geols_train.run import CASES, SUMMARY
+from geols_train.folder import CASES, SUMMARY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.formatting import duration, plural
 from geols_precompute.run.plan import Part
 from geols_train.config import TrainConfig, read_toml
-from geols_train.run import CONFIG, SUMMARY, holds_run
+from geols_train.folder import CONFIG, SUMMARY, holds_run
 
 
 @dataclass(frozen=True, kw_only=True)

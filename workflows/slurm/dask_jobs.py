@@ -5,14 +5,23 @@
 
 Run it where it may stay for hours, for instance in a small job of its own: it holds scheduler and client, which need no
 more than half a gigabyte. What follows -- are the arguments of geols-precompute.
+
+Who can talk to a scheduler can run code in it, and every user of a cluster reaches its ports. So scheduler, workers and
+client talk TLS with a key of their own. For the jobs it lies in a folder below the one where you are, which must be on
+a file system that they see; only you may read it, and it is removed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from distributed.security import Security
 
 
 def main() -> None:
@@ -24,14 +33,29 @@ def main() -> None:
     parser.add_argument("--queue", help="or partition")
     parser.add_argument("precompute", nargs="+", help="arguments of geols-precompute")
     arguments = parser.parse_args()
-    with make_cluster(arguments) as cluster:
+    security = Security.temporary()
+    with (
+        tempfile.TemporaryDirectory(prefix="dask-key-", dir=Path.cwd()) as keys,
+        make_cluster(arguments, security, keys) as cluster,
+    ):
         cluster.adapt(minimum=1, maximum=arguments.jobs)
         command = [sys.executable, "-m", "geols_precompute", "--scheduler", cluster.scheduler_address]
-        sys.exit(subprocess.run([*command, *arguments.precompute], check=False).returncode)
+        environment = {**os.environ, **tls_settings(security)}
+        sys.exit(subprocess.run([*command, *arguments.precompute], check=False, env=environment).returncode)
 
 
-def make_cluster(arguments: argparse.Namespace) -> Any:
-    """Return a cluster of one-core jobs."""
+def tls_settings(security: Security) -> dict[str, str]:
+    """Return what tells Dask in another process, by its environment, to talk to the cluster as its client."""
+    return {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": security.tls_ca_file,
+        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY": security.tls_client_key,
+        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT": security.tls_client_cert,
+    }
+
+
+def make_cluster(arguments: argparse.Namespace, security: Security, keys: str) -> Any:
+    """Return a cluster of one-core jobs, whose key lies in the folder `keys`."""
     import dask_jobqueue
     from dask_jobqueue.local import LocalCluster
 
@@ -44,7 +68,8 @@ def make_cluster(arguments: argparse.Namespace) -> Any:
     lifetime = seconds(arguments.walltime) - 300
     return kinds[arguments.system](
         cores=1, processes=1, memory=arguments.memory,
-        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"], **settings,
+        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"],
+        protocol="tls://", security=security, shared_temp_directory=keys, **settings,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset, images_below, is_image, stem
-from geols_precompute.data.layouts.modalities import BRATS_ENDINGS, BRATS_MODALITIES, split_ending
+from geols_precompute.data.layouts.modalities import BRATS_ENDINGS, BRATS_MODALITIES, meaning_of, split_ending
 from geols_precompute.errors import InputError
 
 _FLARE_FILE = re.compile(r"(?P<id>.+)_(?P<kind>img|seg)", re.IGNORECASE)
@@ -76,18 +76,19 @@ def _put(files: dict[str, Path], key: str, path: Path) -> None:
 def _brats(root: Path, folders: Files, wanted: tuple[str, ...] | None) -> Dataset:
     present = {name for files in folders.values() for name in files}
     modalities = wanted or tuple(name for name in BRATS_MODALITIES if name in present)
-    if unknown := set(modalities) - BRATS_MODALITIES.keys():
+    if unknown := [name for name in modalities if meaning_of(name) not in BRATS_MODALITIES]:
         raise InputError(
             f"{root}: BraTS folders have the modalities {', '.join(BRATS_MODALITIES)}; not {', '.join(sorted(unknown))}"
         )
     found = CaseList()
     for folder, files in sorted(folders.items()):
         parent, case_id = Path(folder).parent, Path(folder).name
-        if missing := [name for name in (*modalities, "seg") if name not in files]:
+        kinds = [meaning_of(name) for name in modalities]
+        if missing := [name for name in (*kinds, "seg") if name not in files]:
             kind = "label" if missing == ["seg"] else "modality"
             found.refuse(case_id, f"{parent}: no {kind} {', '.join(missing)}; it has {', '.join(sorted(files))}")
         else:
-            found.add(case_id, [files[name] for name in modalities], files["seg"])
+            found.add(case_id, [files[name] for name in kinds], files["seg"])
     return _dataset("BraTS", root, modalities, found)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from geols_precompute.data.cases import CaseList, Dataset, stem
-from geols_precompute.data.layouts.modalities import are_renamed, index_of
+from geols_precompute.data.layouts.modalities import Channels, find_channels
+from geols_precompute.data.layouts.regions import Labels
 from geols_precompute.errors import InputError
 
 
@@ -22,14 +23,23 @@ def read_described(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None
     if not path.is_file():
         return None
     try:
-        return _described(root, json.loads(path.read_text()), wanted)
+        return _described(root, read_json(path), wanted)
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a valid data set description: {type(error).__name__}: {error}") from error
 
 
-def channel_names(description: Mapping[str, Any]) -> list[str]:
+def read_json(path: Path) -> Any:
+    """Return the document of a JSON file, in any Unicode encoding, with or without a byte order mark.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, or is not JSON.
+    """
+    return json.loads(path.read_bytes())
+
+
+def channels_of(description: Mapping[str, Any]) -> Channels:
     """Return the modalities of a dataset.json in the order of their numbers, of nnU-Net or the MSD.
 
     Raises:
@@ -38,67 +48,41 @@ def channel_names(description: Mapping[str, Any]) -> list[str]:
     channels = description.get("channel_names", description.get("modality"))
     if not isinstance(channels, Mapping):
         raise TypeError("channel_names is not an object")
-    return [str(channels[key]) for key in sorted(channels, key=int)]
+    return Channels.of([str(channels[key]) for key in sorted(channels, key=int)])
 
 
 def _described(root: Path, description: Mapping[str, Any], wanted: tuple[str, ...] | None) -> Dataset:
     path = root / "dataset.json"
-    names = channel_names(description)
-    classes, ignore = _label_names(description["labels"])
-    channels = _choose(names, wanted, path)
+    channels, labels = channels_of(description), Labels.of(description["labels"], path)
+    numbers, renaming = find_channels(channels, wanted or channels.names, path)
     training = description.get("training")
     if isinstance(training, list) and any(_is_msd(root, entry) for entry in training):
-        if channels != list(range(len(names))):
-            raise InputError(f"{path}: each image holds {', '.join(names)}; a recipe must name them in this order")
+        if numbers != list(range(len(channels.names))):
+            raise InputError(
+                f"{path}: each image holds {', '.join(channels.names)}; a recipe must name them in this order"
+            )
         layout, found = "MSD", _msd_cases(root, training)
     else:
-        layout, found = "nnU-Net", _nnunet_cases(root, description, channels)
+        layout, found = "nnU-Net", _nnunet_cases(root, description, numbers)
     cases, problems = found.checked()
     return Dataset(
         layout=layout,
         root=root,
-        modalities=wanted or tuple(names),
+        modalities=wanted or channels.names,
         cases=cases,
         problems=problems,
-        classes=classes,
-        ignore=ignore,
+        classes=labels.classes,
+        ignore=labels.ignore,
+        regions=labels.regions,
+        why_no_classes=labels.why_no_classes,
         licence=_text(description, "licence", "license"),
         citation=_text(description, "reference"),
+        notes=tuple(filter(None, (channels.note(path), renaming))),
     )
 
 
-def _label_names(labels: Mapping[str, Any]) -> tuple[dict[int, str], int | None]:
-    """Return ({value: name}, ignore value) of nnU-Net's {name: value} or the MSD's {value: name}."""
-    if all(key.lstrip("-").isdigit() for key in labels):
-        by_name: dict[str, Any] = {str(name): int(value) for value, name in labels.items()}
-    else:
-        by_name = dict(labels)
-    if regions := [name for name, value in by_name.items() if isinstance(value, list)]:
-        raise InputError(
-            f"label {regions[0]!r} is a region (a list of values); maps need classes that exclude each other, so list "
-            "plain labels and give regions in a recipe"
-        )
-    if fractions := [name for name, value in by_name.items() if int(value) != float(value)]:
-        raise ValueError(f"the value of label {fractions[0]!r} is not a whole number")
-    ignore = by_name.pop("ignore", None)
-    names = {int(value): name for name, value in by_name.items()}
-    if len(names) < len(by_name):
-        raise ValueError("two labels share one value")
-    return names, ignore if ignore is None else int(ignore)
-
-
-def _choose(names: Sequence[str], wanted: tuple[str, ...] | None, where: Path) -> list[int]:
-    """Return the positions of the `wanted` modalities: by name, or all of them renamed when the count fits."""
-    if wanted is None or are_renamed(names, wanted):
-        return list(range(len(names)))
-    found = [index for name in wanted if (index := index_of(name, names)) is not None]
-    if len(found) < len(wanted):
-        raise InputError(f"{where} has the modalities {', '.join(names)}, but {', '.join(wanted)} are asked for")
-    return found
-
-
 def _is_msd(root: Path, entry: Any) -> bool:
-    return isinstance(entry, Mapping) and (root / str(entry.get("image"))).is_file()
+    return isinstance(entry, Mapping) and (root / str(entry.get("image"))).exists()
 
 
 def _msd_cases(root: Path, training: list[Any]) -> CaseList:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset
+from geols_precompute.data.layouts.modalities import index_of
 from geols_precompute.errors import InputError
 
 MANIFEST = "cases.csv"
@@ -30,9 +32,7 @@ def read_manifest(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
             f"{manifest}: needs a header with the columns case, label and one per modality, separated by commas"
         )
     modalities = wanted or tuple(columns)
-    if unknown := [name for name in modalities if name not in columns]:
-        raise InputError(f"{manifest} has the modalities {', '.join(columns)}; not {', '.join(unknown)}")
-    cases, problems = listed_cases(manifest, rows, modalities, labelled=True).checked()
+    cases, problems = listed_cases(manifest, rows, columns_of(modalities, columns, manifest), labelled=True).checked()
     return Dataset(
         layout="CSV",
         root=manifest.parent,
@@ -43,35 +43,52 @@ def read_manifest(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     )
 
 
-def listed_cases(
-    manifest: Path, rows: Sequence[dict[str, str]], modalities: Sequence[str], *, labelled: bool
-) -> CaseList:
-    """Return the cases of a manifest's rows, with or without the files of the column label."""
+def columns_of(modalities: Sequence[str], columns: Sequence[str], manifest: Path) -> list[str]:
+    """Return the column of each modality, by its name or another name of the same modality.
+
+    Raises:
+        InputError: there is none, or one for two modalities.
+    """
+    found = [index for name in modalities if (index := index_of(name, columns)) is not None]
+    if len(set(found)) < len(modalities):
+        raise InputError(f"{manifest} has the modalities {', '.join(columns)}; not {', '.join(modalities)}")
+    return [columns[index] for index in found]
+
+
+def listed_cases(manifest: Path, rows: Sequence[dict[str, str]], images: Sequence[str], *, labelled: bool) -> CaseList:
+    """Return the cases of a manifest's rows, their images in the columns `images`, with or without the label files."""
     found = CaseList()
     for row in rows:
-        columns = ("case", "label", *modalities) if labelled else ("case", *modalities)
+        columns = ("case", "label", *images) if labelled else ("case", *images)
         if empty := [name for name in columns if not row[name]]:
             found.refuse(row["case"] or "?", f"{manifest}: case {row['case']!r} has nothing in column {empty[0]}")
         else:
-            images = [manifest.parent / row[name] for name in modalities]
-            found.add(row["case"], images, manifest.parent / row["label"] if labelled else None)
+            files = [manifest.parent / row[name] for name in images]
+            found.add(row["case"], files, manifest.parent / row["label"] if labelled else None)
     return found
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, blanks stripped.
+    """Return the rows of a CSV file with a header, blanks stripped; rows and columns that hold nothing are left out.
 
     Raises:
-        InputError: it cannot be read, or a row has more fields than the header.
+        InputError: it cannot be read, two columns have one name, or a row has more fields than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
-            rows = list(csv.DictReader(file, restkey="", restval=""))
+            reader = csv.reader(file)
+            lines = [(reader.line_num, [field.strip() for field in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
-    if bad := next((number for number, row in enumerate(rows, start=2) if "" in row), None):
-        raise InputError(f"{path}: line {bad} has more fields than the header (or the header has an empty name)")
-    return [{key.strip(): value.strip() for key, value in row.items()} for row in rows]
+    # spreadsheets write the rows and columns that were once filled
+    (_, header), *rows = [(number, row) for number, row in lines if any(row)] or [(0, [])]
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise InputError(f"{path}: two columns have the name {twice[0]!r}; rename one of them")
+    named = [(place, name) for place, name in enumerate(header) if name]
+    for number, row in rows:
+        if any(field for place, field in enumerate(row) if place >= len(header) or not header[place]):
+            raise InputError(f"{path}: line {number} has more fields than the header (or the header has an empty name)")
+    return [{name: row[place] if place < len(row) else "" for place, name in named} for _, row in rows]
 
 
 def _class_names(path: Path) -> dict[int, str] | None:

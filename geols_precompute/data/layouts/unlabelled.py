@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,12 +12,15 @@ from geols_precompute.data.cases import Case, CaseList, Problem, images_below, s
 from geols_precompute.data.layouts.modalities import (
     BRATS_ENDINGS,
     BRATS_MODALITIES,
+    Channels,
     are_renamed,
     index_of,
+    meaning_of,
+    renaming_note,
     split_ending,
 )
-from geols_precompute.data.layouts.nnunet import channel_names
-from geols_precompute.data.layouts.table import MANIFEST, csv_rows, listed_cases
+from geols_precompute.data.layouts.nnunet import channels_of, read_json
+from geols_precompute.data.layouts.table import MANIFEST, columns_of, csv_rows, listed_cases
 from geols_precompute.errors import InputError
 
 #: Folders of a data set that hold its images, the ones to predict first.
@@ -27,7 +29,11 @@ DEPTH = 3
 
 
 def find_images(
-    root: Path, modalities: tuple[str, ...], *, leave_out: Path | None = None
+    root: Path,
+    modalities: tuple[str, ...],
+    *,
+    leave_out: Path | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> tuple[tuple[Case, ...], tuple[Problem, ...]]:
     """Return (cases, problems), sorted by id; labels that lie beside the images are left alone.
 
@@ -36,6 +42,7 @@ def find_images(
             modality.
         modalities: what the network takes, in order. A case is a file per modality, or one file with all of them.
         leave_out: a folder whose files are no inputs, such as that of the predictions.
+        on_note: told, in one line, where modalities are taken by their order and not by their names.
 
     Raises:
         InputError: `root` does not exist, or holds no image.
@@ -46,7 +53,8 @@ def find_images(
     if manifest.suffix == ".csv" and manifest.is_file():
         return _manifest_cases(manifest, modalities).checked()
     folder = next((root / name for name in IMAGE_FOLDERS if _holds_image(root / name)), root)
-    names = FileNames.of(modalities, _channels(folder, modalities))
+    numbers = _Numbers.of(folder, modalities)
+    names = FileNames.of(modalities, numbers.modalities)
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
     for path in [root] if root.is_file() else images_below(folder, DEPTH):
         if leave_out is not None and leave_out.absolute() in path.absolute().parents:
@@ -56,6 +64,9 @@ def find_images(
             groups.setdefault((path.parent, case_id), []).append((modality, path))
     if not groups:
         raise InputError(f"{root}: no image of a known format in it; name a folder of images")
+    by_number = any(m is not None and _has_number(path) for files in groups.values() for m, path in files)
+    if on_note and by_number and numbers.note:
+        on_note(numbers.note)
     found = CaseList()
     for (_, case_id), files in sorted(groups.items()):
         _add(found, case_id, files, modalities)
@@ -75,20 +86,17 @@ class FileNames:
     endings: Mapping[str, int | None]
 
     @classmethod
-    def of(cls, modalities: Sequence[str], channels: Sequence[str]) -> Self:
+    def of(cls, modalities: Sequence[str], channels: Sequence[int | None]) -> Self:
         """Return the names of a network's modalities, and of those of BraTS if it takes one of them.
 
         Args:
             modalities: what the network takes.
-            channels: what the channel numbers stand for.
+            channels: the modality of each channel number.
         """
-        endings = {name.lower(): name for name in modalities}
-        if not endings.keys().isdisjoint(BRATS_MODALITIES):
-            endings = BRATS_ENDINGS | endings
-        return cls(
-            channels=[index_of(name, modalities) for name in channels],
-            endings={ending: index_of(name, modalities) for ending, name in endings.items()},
-        )
+        endings = [name.lower() for name in modalities]
+        if any(meaning_of(name) in BRATS_MODALITIES for name in modalities):
+            endings = [*BRATS_ENDINGS, *endings]
+        return cls(channels=channels, endings={ending: index_of(ending, modalities) for ending in endings})
 
     def read(self, name: str) -> tuple[str, int | None] | None:
         """Return (case id, modality), (case id, None) for a file of its own, or None for what is no input."""
@@ -104,6 +112,10 @@ class FileNames:
             modality = self.endings[ending]
             return None if modality is None else (case_id, modality)
         return name, None
+
+
+def _has_number(path: Path) -> bool:
+    return re.fullmatch(r".+_\d{4}", stem(path)) is not None
 
 
 def _holds_image(folder: Path) -> bool:
@@ -124,28 +136,50 @@ def _add(found: CaseList, case_id: str, parts: list[tuple[int | None, Path]], mo
         found.add(case_id, [files[index] for index in range(len(modalities))], None)
 
 
-def _channels(folder: Path, modalities: tuple[str, ...]) -> Sequence[str]:
-    """Return what channel numbers stand for: by the names of a dataset.json, else in the order of the modalities.
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """What channel numbers stand for, and a note where only their order says so.
 
-    A run may have renamed the channels.
+    Attributes:
+        modalities: the place, in what the network takes, of each channel number; None if it is not taken.
+        note: empty where names tell.
     """
-    channels = _described_channels(folder)
-    return modalities if channels is None or are_renamed(channels, modalities) else channels
+
+    modalities: Sequence[int | None]
+    note: str = ""
+
+    @classmethod
+    def of(cls, folder: Path, modalities: Sequence[str]) -> Self:
+        """Return the meaning of numbers: by the names of a dataset.json, else in the order of the modalities.
+
+        A run may have renamed the channels.
+        """
+        described = _described_channels(folder)
+        if described is None:
+            listed = ", ".join(f"{number:04d} as {name}" for number, name in enumerate(modalities))
+            note = f"{folder}: no dataset.json names the channels; taken by their order: {listed}"
+            return cls(modalities=range(len(modalities)), note=note if len(modalities) > 1 else "")
+        path, channels = described
+        places = [index_of(name, modalities) for name in channels.names]
+        if any(place is None for place in places) and are_renamed(channels, modalities):
+            return cls(modalities=range(len(modalities)), note=renaming_note(channels.names, modalities, path))
+        return cls(modalities=places)
 
 
-def _described_channels(folder: Path) -> list[str] | None:
-    """Return the channels that a dataset.json in or above the folder names, in the order of their numbers."""
+def _described_channels(folder: Path) -> tuple[Path, Channels] | None:
+    """Return the dataset.json in or above the folder, and the channels that it names."""
     for path in (folder / "dataset.json", folder.parent / "dataset.json"):
         if path.is_file():
             try:
-                return channel_names(json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                return path, channels_of(read_json(path))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise InputError(f"{path}: not a valid data set description: {error}") from error
     return None
 
 
 def _manifest_cases(path: Path, modalities: tuple[str, ...]) -> CaseList:
     rows = csv_rows(path)
-    if not rows or not {"case", *modalities} <= set(rows[0]):
+    if not rows or "case" not in rows[0]:
         raise InputError(f"{path}: needs rows with the columns case, {', '.join(modalities)}")
-    return listed_cases(path, rows, modalities, labelled=False)
+    columns = [name for name in rows[0] if name not in ("case", "label")]
+    return listed_cases(path, rows, columns_of(modalities, columns, path), labelled=False)

@@ -74,9 +74,9 @@ def test_nnunet_missing_image_channel_or_label_costs_that_case_only(nnunet):
     assert "has no label" in reasons(data)["case_02"]
 
 
-def test_nnunet_regions_are_refused(tmp_path):
+def test_nnunet_regions_without_cases_are_no_data_set(tmp_path):
     root = describe(tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2})
-    with pytest.raises(InputError, match="'whole' is a region"):
+    with pytest.raises(InputError, match="no folder imagesTr"):
         discover(root)
 
 

@@ -81,7 +81,7 @@ def test_a_manifest(tmp_path):
     cases, problems = found(tmp_path, ("dwi", "adc"))
     assert cases == {"p1": ["y.nii.gz", "x.nii.gz"]}
     assert "does not exist" in problems["p2"]
-    with pytest.raises(InputError, match="needs rows with the columns case, flair"):
+    with pytest.raises(InputError, match="has the modalities adc, dwi; not flair"):
         find_images(tmp_path, ("flair",))
 
 

@@ -83,7 +83,7 @@ def test_a_gzip_file_of_several_members_is_whole(tmp_path):
     np.testing.assert_array_equal(read_image(path)[0][0], IMAGE)
 
 
-def test_axes_that_are_not_orthonormal_are_mended_and_said(tmp_path):
+def test_axes_that_are_not_orthonormal_are_kept_and_said(tmp_path):
     path = write(IMAGE, tmp_path / "a.nii", spacing=(1, 1, 2))
     header = bytearray(path.read_bytes())
     rows = np.array(struct.unpack("<12f", header[280:328])).reshape(3, 4)
@@ -94,9 +94,9 @@ def test_axes_that_are_not_orthonormal_are_mended_and_said(tmp_path):
     array, geometry, note = read_image(path)
     np.testing.assert_array_equal(array[0], IMAGE)
     directions = np.reshape(geometry.direction, (3, 3))
-    np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(directions * geometry.spacing, np.diag([-1, -1, 1]) @ rows[:, :3], atol=1e-6)
     assert "not orthonormal" in note
-    assert read_volume([path], None, modalities=1).notes == (note,)
+    assert "; ".join(read_volume([path], None, modalities=1).notes) == note
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,18 @@ def test_a_case_whose_label_has_unnamed_values_is_refused_by_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("label", [LABEL * 0, np.where(LABEL > 0, 9, 0).astype(np.uint8)])
-def test_a_case_without_a_voxel_of_a_foreground_class_is_refused(tmp_path, label):
+def test_a_case_without_a_voxel_of_a_foreground_class_is_data_unless_the_recipe_leaves_it_out(tmp_path, label):
+    case = case_of(tmp_path, label)
+    assert set(np.unique(prepare_case(case, CT, TWO).label)) == {
+        0 if v == 0 else IGNORE_INDEX for v in np.unique(label)
+    }
     with pytest.raises(InputError, match=r"l\.nii\.gz: the label map has no voxel of a foreground class"):
-        prepare_case(case_of(tmp_path, label), CT, TWO)
+        prepare_case(case, Preprocessing(modalities=("ct",), skip_empty=True), TWO)
+
+
+def test_a_case_of_nothing_but_ignored_voxels_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"l\.nii\.gz: every voxel is ignored"):
+        prepare_case(case_of(tmp_path, np.full_like(LABEL, 9)), CT, TWO)
 
 
 def test_complex_voxels_are_refused(tmp_path):

@@ -32,7 +32,7 @@ def test_it_is_a_sequence_of_classes_in_the_order_of_their_indices():
         ({1: "a", 2: "a"}, "class names must be different and not empty"),
         ({1: "background"}, "class names must be different and not empty"),
         ({1: ""}, "class names must be different and not empty"),
-        ({v: str(v) for v in range(1, MAX_CLASSES + 1)}, "33 classes, but at most 32"),
+        ({v: str(v) for v in range(1, MAX_CLASSES + 1)}, "256 classes, but at most 255"),
     ],
 )
 def test_bad_class_tables_are_refused(names, says):

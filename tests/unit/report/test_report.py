@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from base64 import b64decode
@@ -10,6 +9,7 @@ from base64 import b64decode
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from reports import document_of
 from train_fixtures import make_stores
 
 from geols_precompute import LabelStore, VolumeStore
@@ -22,11 +22,6 @@ from geols_precompute.report.slices import case_slices
 
 def run(command, *arguments):
     return CliRunner().invoke(command, [str(a) for a in arguments])
-
-
-def document_of(path):
-    text = path.read_text()
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*)</script>', text)[1])
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_a_failed_case_keeps_finalize_waiting_and_its_reason_is_told(nnunet, tmp
     assert (out / "failures-2-of-2.jsonl").read_text().count("case_01.nii.gz") == 1
     line = error_line(store("finalize", out))
     assert "1 planned cases are missing, the first is case_01 (" in line
-    assert "case_01.nii.gz: the gzip file ends early" in line
+    assert "case_01.nii.gz: the compressed data end early" in line
     (root / "labelsTr/case_01.nii.gz").write_bytes(good)
     assert precompute("--out", out, "--part", "2/2", root).exit_code == 0
     assert state.known_failures(out) == {}
@@ -89,14 +89,17 @@ def test_a_case_that_fails_now_is_not_published_as_it_was(nnunet, tmp_path):
 
 def test_the_last_word_on_a_case_counts_whatever_its_file(tmp_path):
     log = state.log_path(tmp_path, state.STATE, "-1-of-2"), state.log_path(tmp_path, state.STATE)
-    state.append(log[1], state.failed_record("a", "labels", "bad"), state.failed_record("b", "labels", "worse"))
+    state.append(log[1], state.failed_record("a", "labels", "bad", 1), state.failed_record("b", "labels", "worse", 1))
     for case, path, file, name in (("a", "/x", log[0], "labels"), ("b", "/y", log[1], "other")):
-        outcome = Outcome(case=case, status="computed", sources=((path, 3, 0),), source="digest")
-        state.append(file, outcome.as_record(name))
+        outcome = Outcome(case=case, status="computed", sources=((path, 3, 0, 7, 8),), source="digest")
+        state.append(file, outcome.as_record(name, 2))
     assert state.known_failures(tmp_path) == {"b": "worse"}
     assert state.known_failures(tmp_path, "labels") == {"b": "worse"}
     assert state.known_failures(tmp_path, "other") == {}
-    assert state.known_sources(tmp_path) == {"a": {(("/x", 3, 0),): {"digest"}}, "b": {(("/y", 3, 0),): {"digest"}}}
+    assert state.known_sources(tmp_path) == {
+        "a": {(("/x", 3, 0, 7, 8),): {"digest"}},
+        "b": {(("/y", 3, 0, 7, 8),): {"digest"}},
+    }
 
 
 def damage(root, case):
@@ -150,7 +153,10 @@ def test_a_part_that_is_stopped_after_a_failure_has_said_so(nnunet, tmp_path):
     create_stores(plan)
     with pytest.raises(KeyboardInterrupt):
         execute(plan, Stops())
-    assert set(state.known_failures(out)) == {"case_00"}
+    # the other was to be computed again, and was not
+    assert set(state.known_failures(out)) == {"case_00", "case_01"}
+    assert "end early" in state.known_failures(out)["case_00"]
+    assert state.known_failures(out)["case_01"] == state.PENDING
     assert "case_00" in error_line(store("finalize", out))
 
 
@@ -199,7 +205,8 @@ def test_a_damaged_plan_does_not_pass_for_none(nnunet, tmp_path, content):
     root, out = nnunet(cases=2), tmp_path / "o"
     precompute("--out", out, "--part", "1/2", root)
     (out / "plan.json").write_bytes(content)
-    assert "plan.json: is damaged; run geols-precompute again" in error_line(store("finalize", out))
+    assert "plan.json: is damaged; move it away, and run geols-precompute again" in error_line(store("finalize", out))
+    assert "plan.json: was not written by geols" in error_line(precompute("--out", out, "--part", "2/2", root))
 
 
 def test_cases_that_cannot_be_used_at_all_are_planned_too(nnunet, tmp_path):

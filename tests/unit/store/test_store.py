@@ -16,7 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
-from stores import CLASSES, RECIPE, SOURCE, geometry, label_store, maps_array, reseal
+from stores import CLASSES, RECIPE, SOURCE, geometry, label_store, maps_array, reseal, rewrite
 
 from geols_precompute.atomic import TEMPORARY_PREFIX, remove_abandoned
 from geols_precompute.data.prepare import to_int16
@@ -214,15 +214,6 @@ def test_a_case_without_all_its_bytes_is_not_committed(store):
     assert list(committed_cases(store.path)) == ["two"]
     remove_case(store.path, "one")
     assert not (store.path / "one").exists()
-
-
-def rewrite(store: LabelStore, relative: str, change) -> LabelStore:
-    """Edit a JSON file of the store and make all digests above it fit again, as an attacker would."""
-    path = store.path / relative
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-    return reseal(store)
 
 
 def edit(*path, value):

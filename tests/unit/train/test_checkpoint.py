@@ -6,21 +6,10 @@ import pickle
 
 import pytest
 import torch
+from train_fixtures import SPEC
 
 from geols_precompute.errors import StoreError
-from geols_precompute.recipe.classes import ClassTable
-from geols_precompute.recipe.parameters import Preprocessing
 from geols_train.checkpoint import NetworkSpec, load_checkpoint, load_network, save_checkpoint
-
-SPEC = NetworkSpec(
-    features=(4, 8),
-    classes=ClassTable.from_names({2: "inner", 900: "outer"}, ignore=3),
-    preprocessing=Preprocessing(modalities=("a", "b"), spacing=(2.5, 2.0, 2.0), clip=(0.5, 99.5)),
-    skull_stripped=True,
-    window=(8, 9, 10),
-    overlap=0.25,
-    regions={"all": (2, 900)},
-)
 
 
 def test_the_specification_comes_back():

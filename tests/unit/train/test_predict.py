@@ -7,10 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from datasets import write
-from torch import nn
-from train_fixtures import make_stores, open_fixture, tiny_config
+from train_fixtures import (
+    GRID,
+    label_like,
+    make_stores,
+    open_fixture,
+    predictor,
+    tiny_config,
+)
 
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.prepare import prepare, to_int16
@@ -22,46 +27,6 @@ from geols_train.checkpoint import NetworkSpec
 from geols_train.data import CaseReader
 from geols_train.predict import Predictor, label_map, network_input, resample_probabilities
 from geols_train.run import train_and_test
-
-#: A rotation about two axes, and spacings that differ.
-ANGLE = 0.37
-ROTATION = np.array([[np.cos(ANGLE), -np.sin(ANGLE), 0], [np.sin(ANGLE), np.cos(ANGLE), 0], [0, 0, 1]]) @ np.array(
-    [[1, 0, 0], [0, np.cos(1.1), -np.sin(1.1)], [0, np.sin(1.1), np.cos(1.1)]]
-)
-GRID = {"spacing": (0.7, 1.3, 2.9), "origin": (-12.5, 3.25, 40.75), "direction": ROTATION.ravel().tolist()}
-
-
-class Threshold(nn.Module):
-    """Tells the two values of a label-like image apart: class 1 where it is bright, class 2 where it is brightest."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(50.0))
-
-    def forward(self, image):
-        low, high = image.amin(), image.amax()
-        level = (image - low) / (high - low)
-        return -self.scale * torch.cat([(level - v).abs() for v in (0.0, 0.5, 1.0)], dim=1)
-
-
-def predictor(spacing=None, window=(8, 8, 8)):
-    spec = NetworkSpec(
-        features=(4, 8),
-        classes=ClassTable.from_names({7: "a", 300: "b"}),
-        skull_stripped=False,
-        window=window,
-        overlap=0.5,
-        preprocessing=Preprocessing(modalities=("ct",), spacing=spacing),
-        regions={},
-    )
-    return Predictor(network=Threshold(), spec=spec, precision="float32")
-
-
-def label_like():
-    label = np.zeros((9, 14, 17), np.int16)
-    label[2:7, 3:9, 4:13] = 1
-    label[3:6, 5:8, 6:10] = 2
-    return label
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])

@@ -13,8 +13,9 @@ from train_fixtures import make_stores, open_fixture, tiny_config
 from geols_precompute.errors import InputError, OutputError, RecipeError, StoreError
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_train.config import TrainConfig
+from geols_train.folder import holds_run
 from geols_train.log import read_log
-from geols_train.run import holds_run, resumed_config, train_and_test, with_size
+from geols_train.run import resumed_config, train_and_test, with_size
 
 FILES = {
     "config.toml",

@@ -1,0 +1,136 @@
+"""A folder that holds a DICOM series, a file per slice, as one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from geols_precompute.data.geometry import Geometry, three_floats
+from geols_precompute.errors import InputError
+
+#: How far a slice may lie from where even steps would have it, of a step: scanners round positions.
+_STEP_TOLERANCE = 0.02
+_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder looks like a DICOM series: at least two .dcm files, the first of them a single slice."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and path.is_file())
+    if len(files) < 2:
+        return False
+    try:
+        return _header(files[0]).GetSize()[2:] in ((), (1,))
+    except RuntimeError:
+        return False
+
+
+def series_files(folder: Path) -> tuple[Path, ...]:
+    """Return the slices of the one DICOM series in a folder, in the order of their positions.
+
+    Raises:
+        InputError: there is none, or several; they are named.
+    """
+    reader = sitk.ImageSeriesReader()
+    series = reader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise InputError(f"{folder}: is a folder without a DICOM series; name an image file, or convert it to .nii.gz")
+    files = {uid: tuple(map(Path, reader.GetGDCMSeriesFileNames(str(folder), uid))) for uid in series}
+    if len(files) > 1:
+        listed = "; ".join(f"{uid} ({len(names)} files, {names[0].name})" for uid, names in files.items())
+        raise InputError(f"{folder}: holds {len(files)} DICOM series: {listed}; keep one in a folder of its own")
+    (slices,) = files.values()
+    if unread := sorted(path for path in folder.iterdir() if _is_slice(path) and path not in slices):
+        raise InputError(f"{unread[0]}: cannot be read as a slice of the DICOM series; copy it again, or remove it")
+    return slices
+
+
+def _is_slice(path: Path) -> bool:
+    """Whether a file should be a slice, by its name or its first bytes; a cut one is not in the list of its series."""
+    if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR":
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+
+
+def series_geometry(folder: Path) -> tuple[Geometry, int]:
+    """Return (grid, channels) of the DICOM series in a folder, from the headers of its slices.
+
+    Raises:
+        InputError: there is not one series, a slice cannot be read, or the slices are no regular stack.
+    """
+    files = series_files(folder)
+    try:
+        headers = [_header(path) for path in files]
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{folder}: a slice cannot be read ({reason}); copy the series again") from error
+    if len(headers) < 2:
+        raise InputError(f"{folder}: its DICOM series has a single slice; 2-D images are not supported")
+    first = headers[0]
+    for path, header in zip(files, headers, strict=True):
+        if header.GetSize() != first.GetSize() or _numbers(header, _ORIENTATION) != _numbers(first, _ORIENTATION):
+            raise InputError(f"{path}: its size or orientation is not that of {files[0].name}; remove it, or convert")
+    step = _step([_numbers(header, _POSITION) for header in headers], _numbers(first, _ORIENTATION), folder)
+    geometry = Geometry(
+        size=(first.GetSize()[0], first.GetSize()[1], len(files)),
+        spacing=(*first.GetSpacing()[:2], step),
+        origin=three_floats(first.GetOrigin()),
+        direction=first.GetDirection(),
+    )
+    return geometry, first.GetNumberOfComponents()
+
+
+def read_series(folder: Path) -> sitk.Image:
+    """Return the DICOM series in a folder as one image.
+
+    Raises:
+        InputError: see `series_geometry`.
+        RuntimeError: SimpleITK cannot read a slice.
+    """
+    geometry, _ = series_geometry(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(path) for path in series_files(folder)])
+    image = reader.Execute()
+    image.SetSpacing(geometry.spacing)
+    return image
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _numbers(header: sitk.ImageFileReader, tag: str) -> tuple[float, ...]:
+    """Return the numbers of a DICOM tag; none if the file does not have it."""
+    return tuple(float(n) for n in header.GetMetaData(tag).split("\\")) if header.HasMetaDataKey(tag) else ()
+
+
+def _step(positions: Sequence[tuple[float, ...]], orientation: tuple[float, ...], folder: Path) -> float:
+    """Return the distance of neighbouring slices in mm.
+
+    Raises:
+        InputError: a slice is missing or doubled, the stack is sheared (gantry tilt), or positions are not given.
+    """
+    if any(len(position) != 3 for position in positions) or len(orientation) != 6:
+        raise InputError(f"{folder}: slices without position or orientation; convert the series to .nii.gz")
+    steps = np.diff(np.array(positions), axis=0)
+    normal = np.cross(orientation[:3], orientation[3:])
+    along = steps @ normal
+    step = float(np.median(along))
+    if step <= 0 or np.abs(along - step).max() > _STEP_TOLERANCE * step:
+        worst = int(np.abs(along - step).argmax())
+        raise InputError(
+            f"{folder}: slices {worst} and {worst + 1} of the DICOM series are {along[worst]:.4g} mm apart, others "
+            f"{step:.4g} mm: a slice is missing or doubled; complete the series"
+        )
+    if np.abs(steps - np.outer(along, normal)).max() > _STEP_TOLERANCE * step:
+        raise InputError(
+            f"{folder}: the slices of the DICOM series are sheared (gantry tilt); convert it with a tool that corrects "
+            "this, such as dcm2niix"
+        )
+    return step

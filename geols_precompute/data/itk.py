@@ -1,0 +1,82 @@
+"""Image files by SimpleITK, after a look at whether they are whole and what they really are."""
+
+from __future__ import annotations
+
+import locale
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from geols_precompute.data.dicom import read_series
+from geols_precompute.data.names import readable_file
+from geols_precompute.data.payload import require_plausible
+from geols_precompute.errors import InputError
+
+_BYTES = {
+    kind: size
+    for size, kinds in {
+        2: (sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkVectorInt16, sitk.sitkVectorUInt16),
+        4: (sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkFloat32, sitk.sitkVectorFloat32),
+        8: (sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat64, sitk.sitkVectorFloat64),
+    }.items()
+    for kind in kinds
+}
+
+
+@contextmanager
+def _same_locale() -> Iterator[None]:
+    """Undo what reading a VTK file does to the process: it sets the locale to C, in which text files are ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
+
+
+@_same_locale()
+def open_image(path: Path) -> sitk.Image:
+    """Return the image in a file, or the DICOM series in a folder.
+
+    Raises:
+        InputError: SimpleITK cannot read it, or the file is too small for what its header declares.
+    """
+    try:
+        if path.is_dir():
+            return read_series(path)
+        with readable_file(path) as file:
+            reader = _information(file)
+            voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+            require_plausible(path, voxels * _BYTES.get(reader.GetPixelID(), 1))
+            return reader.Execute()
+    except (RuntimeError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+@_same_locale()
+def open_header(path: Path) -> sitk.ImageFileReader:
+    """Return a reader that has read the header of a file, and no voxel.
+
+    Raises:
+        InputError: SimpleITK cannot read it.
+    """
+    try:
+        with readable_file(path, voxels=False) as file:
+            return _information(file)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _information(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[-1]
+    return InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?")

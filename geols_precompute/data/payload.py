@@ -1,0 +1,320 @@
+"""Whether a file holds all that its header declares, undamaged, before SimpleITK reads it.
+
+SimpleITK fills up what is missing with zeros or leaves slices out, takes the memory that a header declares before it
+looks for the voxels, and does not compare checksums.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geols_precompute.data.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
+from geols_precompute.data.inflate import PIECE, inflated_bytes, read_bytes
+from geols_precompute.data.tiff import check_tiff
+from geols_precompute.errors import InputError
+
+GZIP = b"\x1f\x8b"
+#: Of one file, uncompressed; the stores take no larger array.
+MAX_BYTES = 2**34
+#: How well a compression packs at best; a file that declares more cannot hold it.
+MAX_RATIO = {"": 1, "deflate": 1032, "bzip2": 2**21}
+#: Of formats that are not looked into here: deflate, of integers that are read as numbers of 64 bits.
+_UNKNOWN_RATIO = 8 * 1032
+_AGAIN = "copy it again from its source"
+_CONVERT = "convert the volume to .nii.gz"
+#: Bits of a NIfTI voxel by the header's code of its type, and the codes of floating-point types.
+_NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32}
+_NIFTI_BITS |= {1024: 64, 1280: 64, 1536: 128, 1792: 128, 2048: 256, 2304: 32}
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
+#: The endings of formats that are looked into here.
+_CHECKED = (".nii", ".hdr", ".img", ".gipl", ".vtk", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff")
+_GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
+_META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+_VTK_BYTES = {"char": 1, "short": 2, "int": 4, "long": 8, "float": 4, "double": 8, "vtktypeint64": 8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What a header of one piece declares.
+
+    Attributes:
+        start: the byte at which the voxels begin.
+        size: bytes of the voxels.
+        floats: dtype of floating-point voxels that SimpleITK alters (NaN becomes zero); None of others.
+        shape: of the voxels [channel,z,y,x], where `floats` is given.
+    """
+
+    start: int
+    size: int
+    floats: np.dtype[Any] | None = None
+    shape: tuple[int, ...] = ()
+
+
+def check_payload(path: Path) -> NDArray[Any] | None:
+    """Refuse a file that is cut short, damaged, or declares more than it can hold; nothing large is allocated before.
+
+    Returns:
+        The floating-point voxels [channel,z,y,x] of a NIfTI file as they are stored, in which NaN can be found; None
+        for others.
+
+    Raises:
+        InputError: naming the file, what was found and what was expected.
+    """
+    try:
+        return _check(path)
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise InputError(f"{path}: its gzip data are damaged ({error}); {_AGAIN}") from error
+        raise InputError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+    except EOFError as error:
+        raise InputError(f"{path}: the compressed data end early; {_AGAIN}") from error
+    except zlib.error as error:
+        raise InputError(f"{path}: its compressed data are damaged ({error}); {_AGAIN}") from error
+    except (ValueError, LookupError, struct.error) as error:
+        raise InputError(f"{path}: its header cannot be understood ({error}); {_AGAIN}") from error
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip by what it holds, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP
+
+
+def scale_of(path: Path) -> float:
+    """Return the factor by which a NIfTI header scales the stored integers; 1 of others and where it says none."""
+    if suffix(path) not in (".nii", ".hdr", ".img"):
+        return 1.0
+    with opened(path) as file:
+        head = file.read(PIECE)
+    for order in "<>":
+        size = struct.unpack_from(order + "i", head)[0]
+        if size in (348, 540):
+            place, kind = (112, "f") if size == 348 else (176, "d")
+            return float(struct.unpack_from(order + kind, head, place)[0]) or 1.0
+    return 1.0
+
+
+def suffix(path: Path) -> str:
+    """Return the ending of a file name in lower case, a .gz aside: `.nii` for `a.nii.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _check(path: Path) -> NDArray[Any] | None:
+    ending = suffix(path)
+    if ending in (".mgh", ".mgz"):
+        raise InputError(f"{path}: MGH volumes are not read; {_CONVERT}, for example: mri_convert a.mgz a.nii.gz")
+    if ending == ".nii":
+        return _check_plain(path, path, _nifti)
+    if ending in (".hdr", ".img"):
+        return _check_plain(*header_and_voxels(path), _nifti)
+    if ending == ".gipl":
+        _check_plain(path, path, _gipl)
+    elif ending == ".vtk":
+        _check_plain(path, path, _vtk)
+    elif ending in (".mha", ".mhd"):
+        _check_metaimage(path)
+    elif ending in (".nrrd", ".nhdr"):
+        _check_nrrd(path)
+    elif ending in (".tif", ".tiff"):
+        check_tiff(path, MAX_BYTES)
+    elif ending not in (".dcm", ".mnc") and not _is_dicom(path):
+        raise InputError(f"{path}: not a format whose files can be told whole from cut short; {_CONVERT}")
+    return None
+
+
+def require_plausible(path: Path, declared: int) -> None:
+    """Refuse a file of a format not looked into here that declares more bytes than it can hold.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if suffix(path) in _CHECKED:
+        return
+    found = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
+    _require_possible(path, declared, found, _UNKNOWN_RATIO)
+
+
+def _require_possible(path: Path, declared: int, found: int, ratio: int) -> None:
+    if declared > MAX_BYTES:
+        raise InputError(f"{path}: declares {declared} bytes of voxels; at most {MAX_BYTES} are read")
+    if declared > found * ratio:
+        raise InputError(f"{path}: {found} bytes where the header needs {declared}; {_AGAIN}")
+
+
+# --- formats that are a header and voxels, as they are or in gzip ----------------------------------------------------
+
+
+def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declared | None]) -> NDArray[Any] | None:
+    """Check a file whose voxels follow at an offset; (see `check_payload`) the voxels in which NaN can be found."""
+    with opened(header) as file:
+        head = file.read(PIECE)
+    declared = parse(head, data != header)
+    if declared is None:
+        return None
+    needed = declared.start + declared.size
+    packed = is_gzip(data)
+    _require_possible(data, needed, data.stat().st_size, MAX_RATIO["deflate" if packed else ""])
+    content = _decompressed(data, needed) if packed else np.memmap(data, np.uint8, "r").data
+    if len(content) < needed:
+        raise InputError(f"{data}: {len(content)} bytes where the header needs {needed}; {_AGAIN}")
+    if declared.floats is None:
+        return None
+    count = declared.size // declared.floats.itemsize
+    return np.frombuffer(content, declared.floats, count, declared.start).reshape(declared.shape)
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading, decompressed if it is gzip by what it holds."""
+    return gzip.open(path) if is_gzip(path) else path.open("rb")  # type: ignore[return-value]
+
+
+def _decompressed(path: Path, needed: int) -> memoryview:
+    """Return the first `needed` bytes of a gzip file, all of which is read: its end has the length and checksum."""
+    content = bytearray(needed)
+    filled = 0
+    with gzip.open(path) as file:
+        while filled < needed and (n := file.readinto(memoryview(content)[filled : filled + PIECE])):
+            filled += n
+        while file.read(PIECE):
+            pass
+    return memoryview(content)[:filled]
+
+
+def _nifti(head: bytes, detached: bool) -> Declared | None:
+    for order in "<>":
+        size = struct.unpack_from(order + "i", head)[0]
+        if size == 348:
+            sizes = struct.unpack_from(order + "8h", head, 40)
+            code, start = struct.unpack_from(order + "h", head, 70)[0], struct.unpack_from(order + "f", head, 108)[0]
+        elif size == 540:
+            sizes = struct.unpack_from(order + "8q", head, 16)
+            code, start = struct.unpack_from(order + "h", head, 12)[0], struct.unpack_from(order + "q", head, 168)[0]
+        else:
+            continue
+        if not 1 <= sizes[0] <= 7 or code not in _NIFTI_BITS or not math.isfinite(start):
+            return None
+        axes = [max(1, n) for n in sizes[1 : sizes[0] + 1]] + [1, 1]
+        floats = np.dtype(order + _NIFTI_FLOATS[code]) if code in _NIFTI_FLOATS else None
+        voxels = math.prod(axes)
+        return Declared(
+            start=max(int(start), 0 if detached else size),
+            size=voxels * _NIFTI_BITS[code] // 8,
+            floats=floats,
+            shape=(voxels // math.prod(axes[:3]), *axes[2::-1]),
+        )
+    return None
+
+
+def _gipl(head: bytes, detached: bool) -> Declared | None:
+    sizes = struct.unpack_from(">4H", head)
+    itemsize = _GIPL_BYTES.get(struct.unpack_from(">H", head, 8)[0])
+    return None if itemsize is None else Declared(start=256, size=itemsize * math.prod(max(1, n) for n in sizes))
+
+
+def _vtk(head: bytes, detached: bool) -> Declared | None:
+    """A legacy VTK file: lines of text, then the voxels."""
+    start, voxels, binary = 0, 0, False
+    while b"\n" in head[start:]:
+        line = head[start : head.index(b"\n", start)]
+        words = line.decode("latin-1").split()
+        start += len(line) + 1
+        key = words[0].upper() if words else ""
+        if key in ("BINARY", "ASCII"):
+            binary = key == "BINARY"
+        elif key == "DIMENSIONS":
+            voxels = math.prod(int(n) for n in words[1:4])
+        elif key in ("SCALARS", "COLOR_SCALARS", "VECTORS", "TENSORS"):
+            if key == "COLOR_SCALARS":
+                itemsize, components = 1, int(words[2])
+            else:
+                itemsize = _VTK_BYTES[words[2].lower().removeprefix("unsigned_")]
+                components = {"VECTORS": 3, "TENSORS": 9}.get(key) or int((*words, "1")[3])
+            if head[start:].startswith(b"LOOKUP_TABLE"):
+                start = head.index(b"\n", start) + 1
+            numbers = voxels * components
+            return Declared(start=start, size=numbers * itemsize if binary else _least_text(numbers))
+    return None
+
+
+# --- formats whose header is text, with the voxels behind it or in files of their own --------------------------------
+
+
+def _check_metaimage(path: Path) -> None:
+    fields, after = metaimage_fields(path)
+    if "ElementDataFile" not in fields:
+        return
+    kind = fields.get("ElementType", "").removeprefix("MET_").replace("UNSIGNED_", "")
+    itemsize = _META_BYTES.get(kind) or _META_BYTES[kind.removeprefix("U")]
+    voxels = math.prod(int(n) for n in fields["DimSize"].split())
+    declared = voxels * int(fields.get("ElementNumberOfChannels", 1)) * itemsize
+    files = data_files(path)
+    files, start = (files, max(0, int(fields.get("HeaderSize", 0)))) if files else ((path,), after)
+    packed = fields.get("CompressedData", "False").lower() == "true"
+    if fields.get("BinaryData", "True").lower() == "false":
+        declared = _least_text(declared // itemsize)
+    _check_files(path, files, start, declared, "zlib" if packed else "")
+
+
+def _check_nrrd(path: Path) -> None:
+    fields, after = nrrd_fields(path)
+    itemsize = _nrrd_bytes(fields["type"])
+    declared = itemsize * math.prod(int(n) for n in fields["sizes"].split())
+    files = data_files(path)
+    files, start = (files, 0) if files else ((path,), after)
+    encoding = fields["encoding"].lower()
+    if encoding in ("txt", "text", "ascii", "hex"):
+        declared = 2 * declared if encoding == "hex" else _least_text(declared // itemsize)
+    declared += max(0, int(fields.get("byteskip", 0))) * len(files)
+    packed = encoding if encoding in ("gz", "gzip", "bz2", "bzip2") else ""
+    _check_files(path, files, start, declared, packed, lines=int(fields.get("lineskip", 0)))
+
+
+def _check_files(
+    path: Path, files: Sequence[Path], start: int, declared: int, encoding: str, *, lines: int = 0
+) -> None:
+    """Compare what a header declares with its files, from the byte `start` of each, all of them decompressed."""
+    ratio = MAX_RATIO["bzip2" if encoding.startswith("bz") else "deflate" if encoding else ""]
+    _require_possible(path, declared, sum(file.stat().st_size - start for file in files), ratio)
+    if encoding and (held := sum(_compressed_bytes(file, start, encoding, lines) for file in files)) < declared:
+        raise InputError(f"{path}: its compressed data hold {held} bytes where the header needs {declared}; {_AGAIN}")
+
+
+def _least_text(numbers: int) -> int:
+    """Return the fewest bytes that so many numbers take as text: a digit each, and blanks between them."""
+    return max(0, 2 * numbers - 1)
+
+
+def _nrrd_bytes(kind: str) -> int:
+    name = kind.lower().removeprefix("unsigned ").removeprefix("signed ").removesuffix("_t").removesuffix(" int")
+    sizes = {1: "char uchar int8 uint8", 2: "short ushort int16 uint16", 4: "int uint int32 uint32 float"}
+    sizes[8] = "longlong ulonglong int64 uint64 double"
+    return next(n for n, names in sizes.items() if name.replace("long long", "longlong") in names.split())
+
+
+def _compressed_bytes(path: Path, start: int, encoding: str, lines: int) -> int:
+    """Return how many bytes the compressed voxels of a file hold."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for _ in range(lines):
+            file.readline(PIECE)
+        if encoding == "zlib":
+            return inflated_bytes(iter(lambda: file.read(PIECE), b""))
+        if encoding.startswith("bz"):
+            return read_bytes(bz2.BZ2File(file))
+        return read_bytes(gzip.GzipFile(fileobj=file))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,377 @@
+"""Files that are cut short, damaged, misnamed or in several parts: refused, or read as what they are."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import locale
+import os
+import resource
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from datasets import write
+
+from geols_precompute.data.cases import Case
+from geols_precompute.data.detached import source_files, volume_files
+from geols_precompute.data.headers import read_header
+from geols_precompute.data.layouts.unlabelled import find_images
+from geols_precompute.data.payload import check_payload
+from geols_precompute.data.volumes import read_image, read_volume
+from geols_precompute.errors import InputError
+
+RNG = np.random.default_rng(5)
+IMAGE = RNG.normal(size=(8, 9, 10)).astype(np.float32)
+WHOLE = ("tif", "vtk", "mha", "nrrd", "gipl", "gipl.gz", "nii", "nii.gz", "mnc")
+
+
+def saved(path, array=IMAGE, *, compressed=False):
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path), compressed)
+    return path
+
+
+def largest(folder):
+    """The file that holds the voxels."""
+    return max(folder.iterdir(), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("ending", [*WHOLE, "mhd", "nhdr", "hdr"])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, ending, compressed):
+    path = saved(tmp_path / f"a.{ending}", compressed=compressed)
+    np.testing.assert_array_equal(read_image(path)[0][0], IMAGE)
+    data = largest(tmp_path)
+    content = data.read_bytes()
+    for kept in (0.2, 0.6, 0.9, 0.95):
+        data.write_bytes(content[: int(kept * len(content))])
+        with pytest.raises(InputError, match=r"a\."):
+            read_image(path)
+
+
+@pytest.mark.parametrize("ending", ["vtk", "mha", "nrrd", "gipl", "nii", "mhd", "nhdr", "hdr"])
+def test_a_single_missing_byte_of_plain_voxels_is_found(tmp_path, ending):
+    path = saved(tmp_path / f"a.{ending}")
+    data = largest(tmp_path)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(InputError, match="where the header needs"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("ending", ["mha", "mhd", "nrrd", "nhdr", "nii.gz", "gipl.gz"])
+def test_a_flipped_bit_of_compressed_voxels_is_found(tmp_path, ending):
+    path = saved(tmp_path / f"a.{ending}", compressed=True)
+    data = largest(tmp_path)
+    whole = data.read_bytes()
+    for place in (0.5, 0.8, 0.97):
+        content = bytearray(whole)
+        content[int(place * len(content))] ^= 16
+        data.write_bytes(content)
+        with pytest.raises(InputError, match=r"damaged|end early|hold"):
+            read_image(path)
+
+
+def tiff_of(pages, *, big=False, order="<"):
+    """A TIFF of deflated pages, written byte by byte from its specification."""
+    content = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    content += struct.pack(order + "HHQ", 8, 0, 0) if big else struct.pack(order + "I", 0)
+    pointer = 8 if big else 4
+    for page in pages:
+        strip = zlib.compress(page.astype(order + "u2").tobytes())
+        where = len(content)
+        content += strip
+        tags = {256: page.shape[1], 257: page.shape[0], 258: 16, 259: 8, 262: 1, 273: where, 277: 1}
+        tags |= {278: page.shape[0], 279: len(strip)}
+        directory = len(content)
+        content += struct.pack(order + ("Q" if big else "H"), len(tags))
+        for tag, value in tags.items():
+            content += struct.pack(order + ("HHQQ" if big else "HHII"), tag, 16 if big else 4, 1, value)
+        link = struct.pack(order + ("Q" if big else "I"), directory)
+        content = content[:pointer] + link + content[pointer + len(link) :]
+        pointer = len(content)
+        content += bytes(len(link))
+    return content
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_tiffs_of_either_byte_order_and_size_are_read_and_checked(tmp_path, big, order):
+    pages = RNG.integers(0, 60000, (5, 7, 6))
+    path = tmp_path / "a.tif"
+    whole = tiff_of(pages, big=big, order=order)
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_image(path)[0][0], pages)
+    flipped = bytearray(whole)
+    flipped[8 if not big else 16] ^= 255
+    path.write_bytes(flipped)
+    with pytest.raises(InputError, match="page 1 is damaged"):
+        read_image(path)
+    path.write_bytes(whole[: len(whole) - 20])
+    with pytest.raises(InputError, match="cut short"):
+        read_image(path)
+
+
+def test_a_pair_named_by_its_voxels_is_checked(tmp_path):
+    saved(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.img")[0][0], IMAGE)
+    (tmp_path / "a.img").write_bytes((tmp_path / "a.img").read_bytes()[:-1])
+    with pytest.raises(InputError, match="where the header needs"):
+        read_image(tmp_path / "a.img")
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_nifti_2_is_read_and_checked(tmp_path, ending):
+    nibabel = pytest.importorskip("nibabel")
+    path = tmp_path / f"a.{ending}"
+    affine = np.diag([-0.7, -1.1, 2.5, 1])
+    affine[:3, 3] = -4, -5, 6
+    nibabel.save(nibabel.Nifti2Image(IMAGE.T, affine), path)
+    array, geometry, _ = read_image(path)
+    np.testing.assert_array_equal(array[0], IMAGE)
+    np.testing.assert_allclose(geometry.spacing, (0.7, 1.1, 2.5))
+    np.testing.assert_allclose(geometry.origin, (4, 5, 6))
+    assert read_header(path).grid.geometry.as_json() == geometry.as_json()
+    plain = gzip.decompress(path.read_bytes()) if ending == "nii.gz" else path.read_bytes()
+    path.write_bytes(gzip.compress(plain[:-1]) if ending == "nii.gz" else plain[:-1])
+    with pytest.raises(InputError, match="where the header needs"):
+        read_image(path)
+    spoilt = IMAGE.copy()
+    spoilt[1, 2, 3] = np.nan
+    nibabel.save(nibabel.Nifti2Image(spoilt.T, np.eye(4)), path)
+    with pytest.raises(InputError, match="z=1, y=2, x=3"):
+        read_image(path)
+
+
+def test_a_tiff_that_leads_back_to_itself_ends(tmp_path):
+    whole = bytearray(tiff_of(RNG.integers(0, 9, (2, 7, 6))))
+    whole[-4:] = whole[4:8]
+    (tmp_path / "a.tif").write_bytes(whole)
+    with pytest.raises(InputError, match="leads back"):
+        read_image(tmp_path / "a.tif")
+
+
+def small_headers(folder):
+    """Small files whose headers declare 8 GB or more."""
+    huge = np.zeros((2, 2, 2), np.float32)
+    for ending, old, new in (
+        ("mha", b"DimSize = 2 2 2", b"DimSize = 2000 2000 2000"),
+        ("nrrd", b"sizes: 2 2 2", b"sizes: 2000 2000 2000"),
+        ("vtk", b"DIMENSIONS 2 2 2", b"DIMENSIONS 2000 2000 2000"),
+    ):
+        for compressed in (False, True):
+            path = saved(folder / f"{ending}{compressed:d}.{ending}", huge, compressed=compressed)
+            content = path.read_bytes()
+            assert old in content
+            path.write_bytes(content.replace(old, new))
+            yield path
+    plain = bytearray(saved(folder / "n.nii", huge).read_bytes())
+    struct.pack_into("<3h", plain, 42, 2000, 2000, 2000)
+    (folder / "n.nii").write_bytes(plain)
+    yield folder / "n.nii"
+    (folder / "n.nii.gz").write_bytes(gzip.compress(bytes(plain)))
+    yield folder / "n.nii.gz"
+    gipl = bytearray(saved(folder / "g.gipl", huge).read_bytes())
+    struct.pack_into(">3H", gipl, 0, 2000, 2000, 2000)
+    (folder / "g.gipl").write_bytes(gipl)
+    yield folder / "g.gipl"
+
+
+def test_a_small_header_that_declares_gigabytes_takes_no_memory(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in small_headers(tmp_path):
+        with pytest.raises(InputError, match=path.name):
+            read_image(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "mha", "nrrd", "gipl.gz", "tif"])
+def test_volumes_of_one_value_may_be_packed_as_well_as_can_be(tmp_path, ending):
+    empty = np.zeros((64, 256, 256), np.uint8)
+    path = saved(tmp_path / f"a.{ending}", empty, compressed=True)
+    np.testing.assert_array_equal(read_image(path)[0][0], empty)
+    assert path.stat().st_size < empty.nbytes / 40
+
+
+def test_an_empty_scaled_volume_is_read(tmp_path):
+    """What is stored in 16 bits is read as numbers of 32."""
+    head = bytearray(352)
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, 256, 256, 64, 1, 1, 1, 1)
+    struct.pack_into("<hh", head, 70, 4, 16)
+    struct.pack_into("<4f", head, 76, 1, 1, 1, 1)
+    struct.pack_into("<2f", head, 108, 352, 0.5)
+    head[344:348] = b"n+1\0"
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(head) + bytes(2 * 64 * 256 * 256)))
+    assert not read_image(tmp_path / "a.nii.gz")[0].any()
+
+
+def test_nrrd_in_bzip2_is_checked(tmp_path):
+    for array in (IMAGE, np.zeros((64, 256, 256), np.float32)):
+        z, y, x = array.shape
+        head = f"NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: {x} {y} {z}\n"
+        head += "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: bzip2\nspace origin: (0,0,0)\n\n"
+        packed = bytearray(bz2.compress(array.tobytes()))
+        (tmp_path / "a.nrrd").write_bytes(head.encode() + packed)
+        check_payload(tmp_path / "a.nrrd")
+    packed[len(packed) // 2] ^= 1
+    (tmp_path / "a.nrrd").write_bytes(head.encode() + packed)
+    with pytest.raises(InputError, match=r"a\.nrrd"):
+        check_payload(tmp_path / "a.nrrd")
+
+
+def test_a_gzip_bomb_is_not_kept_in_memory(tmp_path):
+    """A whole small volume, and behind it a gigabyte of zeros in a megabyte."""
+    plain = saved(tmp_path / "a.nii").read_bytes()
+    packer = zlib.compressobj(9, wbits=31)
+    with (tmp_path / "a.nii.gz").open("wb") as file:
+        file.write(packer.compress(plain))
+        for _ in range(256):
+            file.write(packer.compress(bytes(2**22)))
+        file.write(packer.flush())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz")[0][0], IMAGE)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize(("named", "true"), [("nii.gz", "nii"), ("nii", "nii.gz"), ("gipl.gz", "gipl")])
+def test_a_file_that_is_gzip_or_not_against_its_name_is_read_and_said(tmp_path, named, true):
+    (tmp_path / "true").mkdir()
+    path = tmp_path / f"a.{named}"
+    path.write_bytes(saved(tmp_path / f"true/a.{true}").read_bytes())
+    array, _, note = read_image(path)
+    np.testing.assert_array_equal(array[0], IMAGE)
+    assert f"{path}: is " in note
+    assert "which its name does not say" in note
+    assert read_header(path).grid.geometry.shape_zyx == IMAGE.shape
+
+
+def test_gzip_of_a_format_without_it_says_what_to_do(tmp_path):
+    path = saved(tmp_path / "a.mha")
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match=r"is a gzip file.*gunzip"):
+        read_image(path)
+
+
+def test_reading_leaves_the_locale_alone(tmp_path):
+    before = locale.setlocale(locale.LC_ALL)
+    read_image(saved(tmp_path / "a.vtk"))
+    read_header(tmp_path / "a.vtk")
+    assert locale.setlocale(locale.LC_ALL) == before
+
+
+@pytest.mark.parametrize(("name", "words"), [("a.mgz", "mri_convert"), ("a.mgh", "MGH"), ("a.bin", "convert")])
+def test_formats_that_cannot_be_checked_name_one_that_can(tmp_path, name, words):
+    (tmp_path / name).write_bytes(RNG.bytes(3000))
+    with pytest.raises(InputError, match=words):
+        read_image(tmp_path / name)
+
+
+def test_rgb_is_three_channels_in_every_format(tmp_path):
+    colour = RNG.integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)
+    for ending in ("mha", "nrrd", "vtk", "nii", "nii.gz", "tif"):
+        path = tmp_path / f"a.{ending}"
+        sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(path))
+        np.testing.assert_array_equal(read_image(path)[0], np.moveaxis(colour, -1, 0), err_msg=ending)
+    rgb24 = rgb_nifti(tmp_path / "rgb.nii", colour)
+    np.testing.assert_array_equal(read_image(rgb24)[0], np.moveaxis(colour, -1, 0))
+    image = write(IMAGE[:4, :5, :6], tmp_path / "i.mha")
+    with pytest.raises(InputError, match="must have one channel, found 3"):
+        read_volume([image], rgb24, modalities=1)
+
+
+def rgb_nifti(path, colour):
+    """A NIfTI-1 file of type RGB24 (128), written byte by byte."""
+    head = bytearray(352)
+    z, y, x, _ = colour.shape
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, x, y, z, 1, 1, 1, 1)
+    struct.pack_into("<hh", head, 70, 128, 24)
+    struct.pack_into("<4f", head, 76, 1, 1, 1, 1)
+    struct.pack_into("<2f", head, 108, 352, 1)
+    head[344:348] = b"n+1\0"
+    path.write_bytes(bytes(head) + colour.tobytes())
+    return path
+
+
+def test_the_files_of_a_volume_are_all_known(tmp_path):
+    expected = {"a.mhd": ["a.mhd", "a.raw"], "b.nhdr": ["b.nhdr", "b.raw"], "c.hdr": ["c.hdr", "c.img"]}
+    expected |= {"d.nii.gz": ["d.nii.gz"], "e.mha": ["e.mha"], "f.nrrd": ["f.nrrd"]}
+    for name, files in expected.items():
+        assert [path.name for path in volume_files(saved(tmp_path / name))] == files
+    (tmp_path / "l.mhd").write_text("NDims = 3\nElementDataFile = LIST\ns1.raw\ns2.raw\n")
+    (tmp_path / "p.mhd").write_text("NDims = 3\nElementDataFile = s%03d.raw 1 5 2\n")
+    (tmp_path / "n.nhdr").write_text("NRRD0004\ndata file: LIST\ns1.raw\ns2.raw\n")
+    assert [path.name for path in volume_files(tmp_path / "l.mhd")] == ["l.mhd", "s1.raw", "s2.raw"]
+    assert [path.name for path in volume_files(tmp_path / "p.mhd")] == ["p.mhd", "s001.raw", "s003.raw", "s005.raw"]
+    assert [path.name for path in volume_files(tmp_path / "n.nhdr")] == ["n.nhdr", "s1.raw", "s2.raw"]
+    assert [path.name for path in volume_files(tmp_path / "c.img")] == ["c.img", "c.hdr"]
+    case = Case(id="a", images=(tmp_path / "a.mhd",), label=tmp_path / "c.hdr")
+    assert [path.name for path in source_files(case)] == ["a.mhd", "a.raw", "c.hdr", "c.img"]
+
+
+# --- DICOM series ----------------------------------------------------------------------------------------------------
+
+
+def series(folder, array, *, uid="1.2.3", step=2.0, tilt=0.0, name="s", scale=1):
+    """Write [z,y,x] as a DICOM series, a file per slice, in an order that is not that of the slices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    volume = sitk.GetImageFromArray(array.astype(np.int16))
+    volume.SetSpacing((0.8, 0.9, step))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(len(array)):
+        piece = volume[:, :, z]
+        place = f"1.5\\{tilt * z}\\{step * z - 7}"
+        for tag, value in (
+            ("0008|0060", "CT"),
+            ("0020|000e", uid),
+            ("0020|000d", "1.2"),
+            ("0008|0018", f"{uid}.{z + 1}"),
+            ("0020|0032", place),
+            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0020|0013", str(z + 1)),
+        ):
+            piece.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{name}{(z * 7) % 97:03d}.dcm"))
+        writer.Execute(piece)
+    return folder
+
+
+VOXELS = RNG.integers(-900, 900, (6, 9, 8))
+
+
+def test_a_folder_with_a_dicom_series_is_a_volume(tmp_path):
+    array, geometry, _ = read_image(series(tmp_path / "ct", VOXELS))
+    np.testing.assert_array_equal(array[0], VOXELS)
+    np.testing.assert_allclose(geometry.spacing, (0.8, 0.9, 2.0))
+    np.testing.assert_allclose(geometry.origin, (1.5, 0, -7))
+    assert read_header(tmp_path / "ct").grid.geometry.as_json() == geometry.as_json()
+    assert len(volume_files(tmp_path / "ct")) == 6
+    for images in (tmp_path / "ct", tmp_path):
+        ((case,), problems) = find_images(images, ("ct",))
+        assert (case.id, case.images, problems) == ("ct", (tmp_path / "ct",), ())
+
+
+def test_several_series_in_a_folder_are_named(tmp_path):
+    series(tmp_path / "ct", VOXELS)
+    series(tmp_path / "ct", VOXELS, uid="1.2.9", name="t")
+    with pytest.raises(InputError, match=r"2 DICOM series.*1\.2\.3.*1\.2\.9"):
+        read_image(tmp_path / "ct")
+
+
+def test_a_series_without_a_slice_or_sheared_or_cut_is_refused(tmp_path):
+    os.remove(sorted(series(tmp_path / "gap", VOXELS).iterdir())[2])
+    with pytest.raises(InputError, match="a slice is missing or doubled"):
+        read_image(tmp_path / "gap")
+    with pytest.raises(InputError, match="gantry tilt"):
+        read_image(series(tmp_path / "tilt", VOXELS, tilt=0.5))
+    for number in range(6):
+        cut = sorted(series(tmp_path / f"cut{number}", VOXELS).iterdir())[number]
+        cut.write_bytes(cut.read_bytes()[:-40])
+        with pytest.raises(InputError, match=f"{cut.name}.*copy it again"):
+            read_image(tmp_path / f"cut{number}")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="without a DICOM series"):
+        read_image(tmp_path / "none")
