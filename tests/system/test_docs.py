@@ -30,7 +30,7 @@ while not (ROOT / "pyproject.toml").is_file():
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 #: In place of what the documents say about the network: one that the tests can wait for.
 TINY = "--epochs 1 --features 4,8 --split 2,1,1 --device cpu"
-#: Flags in the text that are those of sbatch, torchrun, gpg, dask and workflows/.
+#: Flags in the text that are those of sbatch, torchrun, gpg, dask, docker and workflows/.
 FOREIGN = {
     "--array",
     "--dashboard-address",
@@ -45,6 +45,7 @@ FOREIGN = {
     "--plot",
     "--protocol",
     "--scheduler-file",
+    "--shm-size",
     "--walltime",
     "--wrap",
 }

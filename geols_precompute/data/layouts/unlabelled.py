@@ -57,7 +57,7 @@ def find_images(
     names = FileNames.of(modalities, numbers.modalities)
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
     for path in [root] if root.is_file() else images_below(folder, DEPTH):
-        if leave_out is not None and leave_out.absolute() in path.absolute().parents:
+        if leave_out is not None and leave_out.resolve() in path.resolve().parents:
             continue
         if part := names.read(stem(path)):
             case_id, modality = part
