@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from geols_precompute.arrays import Float32Array
 from geols_precompute.atomic import readers_of
 from geols_precompute.data.cases import Case, Problem
-from geols_precompute.data.detached import source_files
+from geols_precompute.data.formats.detached import source_files
+from geols_precompute.data.formats.nifti import write_image
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.layouts.unlabelled import find_images
-from geols_precompute.data.nifti import write_image
 from geols_precompute.data.orientation import orientation_of, turn_back, turned
 from geols_precompute.data.prepare import prepare, prepared_size, to_int16
 from geols_precompute.data.volumes import Volume, read_volume

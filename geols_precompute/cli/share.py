@@ -123,7 +123,7 @@ def export(
     debug: bool,
 ) -> int:
     """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
-    from geols_precompute.data.nifti import write_image
+    from geols_precompute.data.formats.nifti import write_image
 
     for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
         if value is not None and not soft:

@@ -139,7 +139,7 @@ def images_below(folder: Path, depth: int) -> Iterator[Path]:
     paths = sorted(folder.iterdir())
     if sum(path.suffix.lower() == ".dcm" for path in paths) > 1:
         # training reads stores only, and needs no SimpleITK
-        from geols_precompute.data.dicom import is_series
+        from geols_precompute.data.formats.dicom import is_series
 
         if is_series(folder):
             yield folder

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from geols_precompute.arrays import Float64Array
-from geols_precompute.data.transforms import Transforms, axis_lengths
+from geols_precompute.data.formats.transforms import Transforms, axis_lengths
 
 #: Numbers of a geometry are rounded to so many decimals; where voxels are smaller than 0.01 mm, to 1e-6 of a voxel.
 DECIMALS = 6

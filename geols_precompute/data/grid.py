@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from geols_precompute.data.cases import stem
+from geols_precompute.data.formats.transforms import SAME_WITHIN, Transforms, axis_lengths, farthest, is_usable
 from geols_precompute.data.geometry import RAS_TO_LPS, Geometry, largest_cosine, three_floats
-from geols_precompute.data.transforms import SAME_WITHIN, Transforms, axis_lengths, farthest, is_usable
 from geols_precompute.errors import InputError
 
 #: Files of one case lie on one grid if no number differs by more than this: mm, but at most a share of the voxel size;

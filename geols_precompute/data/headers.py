@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.data.cases import Case
-from geols_precompute.data.dicom import series_geometry
+from geols_precompute.data.formats.dicom import series_geometry
+from geols_precompute.data.formats.itk import open_header
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.grid import Grid, common_grid, grid_of
-from geols_precompute.data.itk import open_header
 from geols_precompute.data.volumes import require_modalities, require_one_channel
 from geols_precompute.errors import InputError
 

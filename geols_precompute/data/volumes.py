@@ -14,11 +14,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from geols_precompute.arrays import Float32Array, Int32Array
+from geols_precompute.data.formats.itk import open_image
+from geols_precompute.data.formats.names import wrong_name
+from geols_precompute.data.formats.payload import check_payload, scale_of
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.grid import Grid, common_grid, grid_of
-from geols_precompute.data.itk import open_image
-from geols_precompute.data.names import wrong_name
-from geols_precompute.data.payload import check_payload, scale_of
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.arrays import Float32Array, UInt8Array
-from geols_precompute.data.detached import source_files
+from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.data.prepare import prepare_source, read_source
 from geols_precompute.errors import InputError, StoreError

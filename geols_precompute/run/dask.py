@@ -1,4 +1,4 @@
-"""Executors: what runs the tasks of a plan, which is this process or a Dask cluster, and the choice between them."""
+"""What runs the tasks of a plan: this process, or a Dask cluster, which is made here or was there before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from geols_precompute.run.task import Outcome, Task
 from geols_precompute.signals import defer_interrupts, ignore_interrupts
 
 if TYPE_CHECKING:
-    from geols_precompute.recipe.parameters import ResolvedRecipe
+    pass
 
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
@@ -178,55 +177,6 @@ def explain_lost_scheduler() -> Iterator[None]:
             f"the connection to the scheduler was lost ({type(error).__name__}); run the same command again, it goes "
             "on where it stopped"
         ) from error
-
-
-@contextmanager
-def executor_for(
-    tasks: Sequence[Task],
-    recipe: ResolvedRecipe,
-    paths: Sequence[Path],
-    *,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    say: Callable[[str], None],
-    dashboard: bool = False,
-) -> Iterator[InProcess | OnDask]:
-    """Provide what runs tasks, and say where that is.
-
-    Args:
-        tasks: that it will run; without any, it is this process.
-        recipe: of the tasks, whose kernels are compiled first.
-        paths: that the workers of an existing cluster must see, beside the stores that the tasks take maps from.
-        workers: processes on this machine, 0 for this one; None for one per core, as far as memory goes.
-        scheduler: address or file of a Dask cluster that is there already.
-        say: gets a line of text for the user.
-        dashboard: say where Dask's dashboard of a local cluster is.
-
-    Raises:
-        ClusterError: there is no such cluster, or memory is too small for the largest case.
-    """
-    with ExitStack() as stack:
-        if not tasks or workers == 0:
-            compile_once(recipe.maps)
-            executor: InProcess | OnDask = InProcess()
-        elif scheduler is not None:
-            from geols_precompute.run.existing import existing_cluster
-
-            seen = [*paths, *{task.reuse.path for task in tasks if task.reuse}]
-            executor = stack.enter_context(existing_cluster(scheduler, recipe.maps, seen))
-        else:
-            from geols_precompute.run.memory import largest_need, workers_for
-
-            need = largest_need((task.case for task in tasks), recipe)
-            fitting = workers_for(need, workers)
-            if fitting.note:
-                say(f"note: {fitting.note}")
-            say(f"the largest case needs about {readable(need)}")
-            local = local_cluster(fitting.count, fitting.memory, recipe.maps, dashboard=dashboard)
-            executor = stack.enter_context(local)
-        if executor.description:
-            say(executor.description)
-        yield executor
 
 
 @contextmanager

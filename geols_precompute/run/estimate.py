@@ -85,10 +85,15 @@ def estimate(plan: Plan, on_case: OnCase = lambda case, error: None) -> Estimate
             continue
         factor = total / voxels
         return Estimate(
-            cases=len(sized) - failed, problems=tuple(problems), sample=outcome, voxels=voxels,
-            seconds=factor * sum(outcome.seconds.values()), volume_bytes=round(factor * volume_bytes),
-            label_bytes=round(factor * label_bytes), memory=max(needs),
-        )  # fmt: skip
+            cases=len(sized) - failed,
+            problems=tuple(problems),
+            sample=outcome,
+            voxels=voxels,
+            seconds=factor * sum(outcome.seconds.values()),
+            volume_bytes=round(factor * volume_bytes),
+            label_bytes=round(factor * label_bytes),
+            memory=max(needs),
+        )
     return Estimate(cases=len(sized) - failed, problems=tuple(problems), memory=max(needs))
 
 

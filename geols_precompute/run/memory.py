@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.data.cases import Case
-from geols_precompute.data.detached import source_files
+from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from geols_precompute.atomic import readers_of
 from geols_precompute.data.cases import Dataset, Problem, is_case_id
-from geols_precompute.data.detached import source_files
+from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.recipe.parameters import Recipe, ResolvedRecipe

@@ -10,8 +10,8 @@ from geols_precompute.atomic import in_use
 from geols_precompute.errors import RecipeError
 from geols_precompute.progress import Progress
 from geols_precompute.recipe.parameters import Recipe
-from geols_precompute.run.dask import executor_for
 from geols_precompute.run.execute import Summary, create_stores, execute
+from geols_precompute.run.executor import executor_for
 from geols_precompute.run.plan import describe, plan_run
 
 

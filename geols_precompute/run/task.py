@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from geols_precompute.atomic import readers_of, writing_to
 from geols_precompute.data.cases import Case
-from geols_precompute.data.detached import source_files
+from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.orientation import orientation_of
 from geols_precompute.data.prepare import PreparedCase, prepare_source, read_source, to_int16
 from geols_precompute.data.volumes import Volume

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from geols_precompute.arrays import Float32Array
+from geols_precompute.data.formats.transforms import Transforms
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.transforms import Transforms
 from geols_precompute.errors import GeolsError, InputError, StoreError
 from geols_precompute.formatting import readable
 from geols_precompute.softlabel import Normalize

@@ -24,6 +24,7 @@ from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import MapParameters, Preprocessing, ResolvedRecipe
 from geols_precompute.run import dask as cluster
 from geols_precompute.run import memory as resources
+from geols_precompute.run.executor import executor_for
 from geols_precompute.run.state import read
 from geols_precompute.run.task import Outcome, Task
 
@@ -135,7 +136,7 @@ def test_a_worker_that_is_killed_costs_only_what_it_was_doing(tmp_path):
 @pytest.mark.parametrize(("ids", "workers"), [(["a"], 0), ([], None), ([], 2)])
 def test_no_workers_or_no_tasks_are_this_process_and_nothing_is_said(tmp_path, ids, workers):
     said: list[str] = []
-    with cluster.executor_for(tasks_of(tmp_path, ids), RECIPE, [], workers=workers, say=said.append) as executor:
+    with executor_for(tasks_of(tmp_path, ids), RECIPE, [], workers=workers, say=said.append) as executor:
         assert isinstance(executor, cluster.InProcess)
         assert [outcome.case for outcome in executor.run(act, tasks_of(tmp_path, ids))] == ids
     assert not said
@@ -151,7 +152,7 @@ def test_workers_of_this_machine_are_as_many_as_memory_allows_and_that_is_said(t
     monkeypatch.setattr(cluster, "local_cluster", pretended)
     monkeypatch.setattr(resources, "largest_need", lambda cases, recipe: 9 * 10**9)
     tasks = tasks_of(tmp_path, ["a"])
-    with cluster.executor_for(tasks, RECIPE, [], workers=2, say=said.append, dashboard=True) as executor:
+    with executor_for(tasks, RECIPE, [], workers=2, say=said.append, dashboard=True) as executor:
         assert isinstance(executor, cluster.OnDask)
     assert started == [(1, 10**10, RECIPE.maps, True)]
     assert said == ["note: there is memory for 1 of 2 workers", "the largest case needs about 9 GB", "what it is"]
@@ -168,7 +169,7 @@ def test_workers_of_an_existing_cluster_must_also_see_what_is_reused(tmp_path, m
     reused = SimpleNamespace(path=tmp_path / "theirs.zarr")
     tasks = [replace(task, reuse=reused) for task in tasks_of(tmp_path, ["a", "b"])]
     paths = [tmp_path / "data", tmp_path / "out"]
-    with cluster.executor_for(tasks, RECIPE, paths, scheduler="tcp://x:1", say=said.append) as executor:
+    with executor_for(tasks, RECIPE, paths, scheduler="tcp://x:1", say=said.append) as executor:
         assert isinstance(executor, cluster.OnDask)
     assert asked == [("tcp://x:1", RECIPE.maps, [*paths, reused.path])]
     assert said == ["what it is"]

@@ -105,9 +105,11 @@ def done(tmp_path_factory):
         write(image[0].astype(np.int16), root / f"data/imagesTr/case_{number:02d}_0000.nii.gz")
         write(label, root / f"data/labelsTr/case_{number:02d}.nii.gz")
     description = {
-        "channel_names": {"0": "m0"}, "labels": {"background": 0, "organ1": 1, "organ2": 2}, "numTraining": 8,
+        "channel_names": {"0": "m0"},
+        "labels": {"background": 0, "organ1": 1, "organ2": 2},
+        "numTraining": 8,
         "file_ending": ".nii.gz",
-    }  # fmt: skip
+    }
     (root / "data/dataset.json").write_text(json.dumps(description))
     study = root / "balls.toml"
     study.write_text(TINY)
@@ -236,9 +238,10 @@ def test_the_report_says_what_was_measured(done, tmp_path):
     with (report / "methods.csv").open() as file:
         row = next(r for r in csv.DictReader(file) if r[""] == "GeoLS")
     rows = [
-        r for n in (1, 2)
+        r
+        for n in (1, 2)
         for r in csv.DictReader((out / f"runs/geols-0.1-skeleton/repeat-{n}/test_cases.csv").read_text().splitlines())
-    ]  # fmt: skip
+    ]
     dice = [100 * float(r["dice"]) for r in rows if r["structure"] == "organ2"]
     assert float(row["DSC organ2 (%) mean"]) == pytest.approx(np.mean(dice))
     assert float(row["ECE (%) mean"]) == pytest.approx(np.mean([100 * float(r["ece"]) for r in rows]))

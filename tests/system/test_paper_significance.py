@@ -72,9 +72,12 @@ def test_repeats_that_only_one_of_two_has_are_not_compared(rng):
     def measured(kind, values, repeats):
         per_structure = np.asarray(values)[:, :, None]
         return Measured(
-            kind=kind, repeats=repeats, cases=tuple("abcdefgh"), structures=("s",),
+            kind=kind,
+            repeats=repeats,
+            cases=tuple("abcdefgh"),
+            structures=("s",),
             values={metric.column: per_structure for metric in (DSC, HD95)},
-        )  # fmt: skip
+        )
 
     one = rng.normal(size=(2, 8))
     rows = [("one", measured("one", one, (0, 1))), ("other", measured("other", one[1:] - 2, (1,)))]

@@ -17,8 +17,8 @@ from servers import Faults, failing
 from sharing import CASES, make_store, packed, run, verified_store
 
 from geols_precompute import atomic
+from geols_precompute.data.formats.nifti import write_image
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.nifti import write_image
 from geols_precompute.digests import canonical_json
 from geols_precompute.errors import OutputError
 from geols_precompute.formatting import printable

@@ -238,7 +238,7 @@ def test_predictions_of_an_earlier_run_are_replaced_but_no_inputs(run, tmp_path)
 
 
 def test_a_prediction_is_synced_before_it_takes_its_name(run, tmp_path, monkeypatch):
-    from geols_precompute.data import nifti
+    from geols_precompute.data.formats import nifti
 
     synced, path = [], tmp_path / "out/a.nii.gz"
     monkeypatch.setattr(nifti, "sync", lambda what: synced.append((what.is_dir(), path.exists())))

@@ -224,9 +224,12 @@ def peak_megabytes(*arguments: object) -> tuple[float, float]:
     """Run a command of geols-store in a process of its own; (its largest resident memory, seconds)."""
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", MEASURED, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
     seconds = time.perf_counter() - begin
     return int(done.stdout.split()[-1]) / 1e6, seconds
 

@@ -78,16 +78,22 @@ class Report:
             return
         is_methods = experiment.name == METHODS
         yield metrics_table(
-            experiment.name, f"{experiment.name.capitalize()}, {plural(len(rows[0][1].cases), 'test case')}", rows,
-            (*PAPER_METRICS, ECE), structures=is_methods,
-        )  # fmt: skip
+            experiment.name,
+            f"{experiment.name.capitalize()}, {plural(len(rows[0][1].cases), 'test case')}",
+            rows,
+            (*PAPER_METRICS, ECE),
+            structures=is_methods,
+        )
         yield undefined_note(rows)
         reference = next((row for row in rows if row[1].kind == usual_training().kind), rows[0])
         if len(rows) > 1:
             yield differences_table(
-                f"{experiment.name}-differences", f"Differences from {reference[0]}, mean over structures", rows,
-                reference, PAPER_METRICS,
-            )  # fmt: skip
+                f"{experiment.name}-differences",
+                f"Differences from {reference[0]}, mean over structures",
+                rows,
+                reference,
+                PAPER_METRICS,
+            )
         if is_methods:
             yield from self.method_figures(experiment, rows[0][1])
         if experiment.name == ALPHA and all(set(varied) == {ALPHA} for varied, _ in experiment.varied):

@@ -93,9 +93,12 @@ def read_measured(runs: Path, trainings: Sequence[Training], structures: Sequenc
         return metric.factor * np.array(numbers).reshape(shape)
 
     return Measured(
-        kind=finished[0].kind, repeats=tuple(t.repeat for t in finished), cases=cases, structures=tuple(structures),
+        kind=finished[0].kind,
+        repeats=tuple(t.repeat for t in finished),
+        cases=cases,
+        structures=tuple(structures),
         values={metric.column: column(metric) for metric in (DSC, SD, HD95, ECE)},
-    )  # fmt: skip
+    )
 
 
 def _read_table(path: Path) -> dict[tuple[str, str], dict[str, str]]:

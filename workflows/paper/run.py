@@ -122,9 +122,15 @@ class Runner:
 @click.argument("train_flags", nargs=-1, metavar="[-- FLAGS OF GEOLS-TRAIN]")
 @reports_errors(extra="all")
 def main(
-    study_file: Path, data: Path, out: Path, part_text: str, jobs: int, list_only: bool,
-    train_flags: tuple[str, ...], debug: bool,
-) -> int:  # fmt: skip
+    study_file: Path,
+    data: Path,
+    out: Path,
+    part_text: str,
+    jobs: int,
+    list_only: bool,
+    train_flags: tuple[str, ...],
+    debug: bool,
+) -> int:
     """Run a study; see the top of this file.
 
     Exit status: 0 all done, 1 some trainings failed, 2 wrong usage or a store that cannot be computed.

@@ -60,17 +60,25 @@ def make_cluster(arguments: argparse.Namespace, security: Security, keys: str) -
     from dask_jobqueue.local import LocalCluster
 
     kinds = {
-        "slurm": dask_jobqueue.SLURMCluster, "pbs": dask_jobqueue.PBSCluster, "sge": dask_jobqueue.SGECluster,
-        "lsf": dask_jobqueue.LSFCluster, "local": LocalCluster,
-    }  # fmt: skip
+        "slurm": dask_jobqueue.SLURMCluster,
+        "pbs": dask_jobqueue.PBSCluster,
+        "sge": dask_jobqueue.SGECluster,
+        "lsf": dask_jobqueue.LSFCluster,
+        "local": LocalCluster,
+    }
     settings = {} if arguments.system == "local" else {"walltime": arguments.walltime, "queue": arguments.queue}
     # a worker leaves before its queue ends it, so that no case is cut short without need
     lifetime = seconds(arguments.walltime) - 300
     return kinds[arguments.system](
-        cores=1, processes=1, memory=arguments.memory,
+        cores=1,
+        processes=1,
+        memory=arguments.memory,
         worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", "60s"],
-        protocol="tls://", security=security, shared_temp_directory=keys, **settings,
-    )  # fmt: skip
+        protocol="tls://",
+        security=security,
+        shared_temp_directory=keys,
+        **settings,
+    )
 
 
 def seconds(walltime: str) -> int:

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geols_precompute.data.cases import Case
+from geols_precompute.data.formats.nifti import write_image
+from geols_precompute.data.formats.transforms import Transforms
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.headers import read_case_header
-from geols_precompute.data.nifti import write_image
-from geols_precompute.data.transforms import Transforms
 from geols_precompute.data.volumes import read_image, read_volume
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.recipe.classes import ClassTable

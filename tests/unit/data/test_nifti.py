@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from geols_precompute.data import nifti
+from geols_precompute.data.formats import nifti
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.errors import InputError, OutputError
 

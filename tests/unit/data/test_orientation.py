@@ -23,7 +23,7 @@ from test_declared_geometry import (
 
 from geols_precompute.cli.precompute import precompute as command
 from geols_precompute.data.cases import Case
-from geols_precompute.data.nifti import write_image
+from geols_precompute.data.formats.nifti import write_image
 from geols_precompute.data.orientation import mixed, orientation_of, turn, turn_back, turned
 from geols_precompute.data.prepare import prepare, prepared_size
 from geols_precompute.data.volumes import read_image, read_volume

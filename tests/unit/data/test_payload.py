@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from datasets import write
 
 from geols_precompute.data.cases import Case
-from geols_precompute.data.detached import source_files, volume_files
+from geols_precompute.data.formats.detached import source_files, volume_files
+from geols_precompute.data.formats.payload import check_payload
 from geols_precompute.data.headers import read_header
 from geols_precompute.data.layouts.unlabelled import find_images
-from geols_precompute.data.payload import check_payload
 from geols_precompute.data.volumes import read_image, read_volume
 from geols_precompute.errors import InputError
 

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from datasets import write
 
 from geols_precompute.data.cases import Case
+from geols_precompute.data.formats.nifti import write_image
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.nifti import write_image
 from geols_precompute.data.prepare import PreparedCase, prepare, prepare_source, read_source
 from geols_precompute.data.volumes import Volume, fingerprint, read_image, read_volume
 from geols_precompute.errors import InputError

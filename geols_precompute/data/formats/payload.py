@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from geols_precompute.data.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
-from geols_precompute.data.inflate import PIECE, inflated_bytes, read_bytes
-from geols_precompute.data.tiff import check_tiff
+from geols_precompute.data.formats.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
+from geols_precompute.data.formats.inflate import PIECE, inflated_bytes, read_bytes
+from geols_precompute.data.formats.tiff import check_tiff
 from geols_precompute.errors import InputError
 
 GZIP = b"\x1f\x8b"

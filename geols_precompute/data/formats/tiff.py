@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from geols_precompute.data.inflate import inflated_bytes
+from geols_precompute.data.formats.inflate import inflated_bytes
 from geols_precompute.errors import InputError
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES = 256, 257, 258, 259, 270, 277

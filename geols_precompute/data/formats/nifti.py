@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from geols_precompute.atomic import EVERYONE, new_folder, restrict, sync
+from geols_precompute.data.formats.transforms import Transforms
 from geols_precompute.data.geometry import RAS_TO_LPS, Geometry
-from geols_precompute.data.transforms import Transforms
 from geols_precompute.errors import InputError, OutputError
 
 _HEADER_BYTES = 348

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from geols_precompute.data.dicom import read_series
-from geols_precompute.data.names import readable_file
-from geols_precompute.data.payload import require_plausible
+from geols_precompute.data.formats.dicom import read_series
+from geols_precompute.data.formats.names import readable_file
+from geols_precompute.data.formats.payload import require_plausible
 from geols_precompute.errors import InputError
 
 _BYTES = {
