@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from geols_precompute.maps.skeleton import skeleton
 from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.run.task import Outcome, Task
 from geols_precompute.signals import defer_interrupts, ignore_interrupts
-
-if TYPE_CHECKING:
-    pass
 
 #: One thread per worker; and what a task has to say is in its outcome, so Dask's own account of it stays silent.
 WORKER_ENVIRONMENT = {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
@@ -194,6 +191,7 @@ def local_cluster(workers: int, memory: int, parameters: MapParameters, *, dashb
         MissingExtraError: what makes the key of the cluster is not installed.
     """
     import dask
+    import distributed  # noqa: F401 - its defaults must be there before ours: leaving `set` removes what it has added
 
     compile_once(parameters)
     with ExitStack() as closing:

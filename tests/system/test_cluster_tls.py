@@ -7,6 +7,8 @@ import http.client
 import os
 import socket
 import ssl
+import subprocess
+import sys
 from importlib import util
 
 import psutil
@@ -106,3 +108,22 @@ def test_without_what_makes_keys_no_cluster_starts(monkeypatch):
         MissingExtraError, match=r'cryptography is not installed; run: pip install "geols\[precompute\]"'
     ):
         dask._start_cluster(1, 10**9, dashboard=False)
+
+
+TWICE = """
+from geols_precompute.recipe.parameters import MapParameters
+from geols_precompute.run.dask import local_cluster
+
+if __name__ == "__main__":
+    for number in range(2):
+        with local_cluster(1, 10**9, MapParameters(), dashboard=False) as executor:
+            print(executor.client.submit(int, number).result())
+"""
+
+
+def test_a_process_may_have_one_cluster_after_another(tmp_path):
+    # a process of its own: it matters whether Dask's parts were imported before
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n1\n"), done.stderr
