@@ -150,7 +150,7 @@ def test_workers_of_this_machine_are_as_many_as_memory_allows_and_that_is_said(t
 
     started, said = [], []
     monkeypatch.setattr(cluster, "local_cluster", pretended)
-    monkeypatch.setattr(resources, "largest_need", lambda cases, recipe: 9 * 10**9)
+    monkeypatch.setattr("geols_precompute.run.executor.largest_need", lambda cases, recipe: 9 * 10**9)
     tasks = tasks_of(tmp_path, ["a"])
     with executor_for(tasks, RECIPE, [], workers=2, say=said.append, dashboard=True) as executor:
         assert isinstance(executor, cluster.OnDask)
