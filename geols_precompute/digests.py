@@ -6,6 +6,9 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def canonical_json(document: Any) -> bytes:
     """Return `document` as UTF-8 JSON with sorted keys, no blanks and the shortest floats that round-trip.
@@ -20,3 +23,8 @@ def canonical_json(document: Any) -> bytes:
 def sha256_hex(content: bytes | memoryview) -> str:
     """Return the SHA-256 of `content` as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def array_sha256(array: NDArray[Any]) -> str:
+    """Return the SHA-256 over an array's elements, little-endian, C order."""
+    return sha256_hex(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)

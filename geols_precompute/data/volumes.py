@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from geols_precompute.data.formats.names import wrong_name
 from geols_precompute.data.formats.payload import check_payload, scale_of
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.grid import Grid, common_grid, grid_of
-from geols_precompute.digests import canonical_json, sha256_hex
+from geols_precompute.digests import array_sha256, canonical_json, sha256_hex
 from geols_precompute.errors import InputError
 
 # SimpleITK then reads a NIfTI file whose axes are not orthonormal; `grid_of` has its true axes from the header itself.
@@ -113,8 +112,8 @@ def fingerprint(volume: Volume) -> dict[str, Any]:
     """
     assert volume.label is not None
     return {
-        "image_sha256": [hashlib.sha256(np.ascontiguousarray(m, "<f4").data).hexdigest() for m in volume.image],
-        "label_sha256": hashlib.sha256(np.ascontiguousarray(volume.label, "<i4").data).hexdigest(),
+        "image_sha256": [array_sha256(np.asarray(channel, np.float32)) for channel in volume.image],
+        "label_sha256": array_sha256(np.asarray(volume.label, np.int32)),
         "geometry_sha256": sha256_hex(canonical_json(volume.geometry.as_json())),
     }
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from geols_precompute.digests import array_sha256
 from geols_precompute.errors import StoreError
 from geols_precompute.store import files, guards
 from geols_precompute.store.layout import ARRAYS, MANIFEST, METADATA
 from geols_precompute.store.reader import LabelStore, Store, VolumeStore, local_files
-from geols_precompute.store.writer import array_sha256
 
 Status = Literal["same", "label differs", "image differs", "geometry differs", "missing", "extra", "unreadable"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import uuid
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from geols_precompute import atomic
 from geols_precompute.data.cases import is_case_id
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.digests import canonical_json, sha256_hex
+from geols_precompute.digests import array_sha256, canonical_json, sha256_hex
 from geols_precompute.errors import OutputError, StoreError
 from geols_precompute.recipe.parameters import recipe_differences
 from geols_precompute.store import files, guards
@@ -237,12 +236,6 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.writelines(pieces)
-
-
-def array_sha256(array: NDArray[Any]) -> str:
-    """Return the SHA-256 over an array's elements, little-endian, C order."""
-    ordered = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    return hashlib.sha256(ordered.data if ordered.flags.c_contiguous else ordered.tobytes()).hexdigest()
 
 
 def remove_case(root: Path, case: str) -> None:

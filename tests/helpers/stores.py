@@ -71,3 +71,8 @@ def rewrite(store: LabelStore, relative: str, change) -> LabelStore:
     change(document)
     path.write_text(json.dumps(document))
     return reseal(store)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder: its name from there, and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,16 @@ def make_trainer(out: Path, reader: CaseReader, folder: Path, **changes) -> Trai
     folder.mkdir(exist_ok=True)
     split = make_split(config.split, reader.stores.cases, seed=0)
     return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
+
+
+def trainers(out: Path, reader: CaseReader, parent: Path):
+    """A function that makes trainers, each in a new folder below `parent` unless it is given one."""
+    numbers = itertools.count()
+
+    def make(folder=None, **changes):
+        return make_trainer(out, reader, folder or parent / f"run{next(numbers)}", **changes)
+
+    return make
 
 
 def losses(trainer: Trainer) -> list[float]:

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from runs import Heard
 
 from geols_precompute import precompute
-from geols_precompute.progress import Progress
-
-
-class Heard(Progress):
-    """Keeps what it hears."""
-
-    def __init__(self):
-        self.lines, self.announced, self.ended, self.closed = [], [], [], 0
-
-    def say(self, text):
-        self.lines.append(text)
-
-    @contextmanager
-    def cases(self, total, what):
-        self.announced.append((total, what))
-        yield lambda case, error: self.ended.append((case, error))
-        self.closed += 1
 
 
 def test_worker_processes_end_with_the_same_digest(nnunet, tmp_path):

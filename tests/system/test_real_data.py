@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import precompute
 
-from geols_precompute.cli import precompute as cli
 from geols_precompute.cli import store as store_cli
 from geols_precompute.store.reader import LabelStore, VolumeStore
 
@@ -23,10 +23,6 @@ skull_stripped = true
 3 = "nonenhancing"
 4 = "enhancing"
 """
-
-
-def precompute(*args):
-    return CliRunner().invoke(cli.precompute, ["--workers", "0", *map(str, args)])
 
 
 def assert_sound(out, cases):

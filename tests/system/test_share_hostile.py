@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import SimpleITK as sitk
 from commands import precompute
 from servers import Faults, failing
 from sharing import CASES, make_store, packed, run, verified_store
+from stores import contents
 
 from geols_precompute import atomic
 from geols_precompute.data.formats.nifti import write_image
@@ -35,10 +35,6 @@ def store(tmp_path) -> LabelStore:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(remote, "WAITS_SECONDS", (0.01, 0.02))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def error_line(result) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from train_fixtures import losses, make_fixture_reader, make_stores, make_trainer, weights
+from train_fixtures import losses, make_fixture_reader, make_stores, trainers, weights
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +19,7 @@ def reader(out):
 
 @pytest.fixture
 def trainer(out, reader, tmp_path):
-    numbers = itertools.count()
-
-    def make(folder=None, **changes):
-        return make_trainer(out, reader, folder or tmp_path / f"run{next(numbers)}", **changes)
-
-    return make
+    return trainers(out, reader, tmp_path)
 
 
 def test_where_cases_are_kept_changes_nothing(trainer):

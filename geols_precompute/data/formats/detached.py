@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from geols_precompute.data.cases import Case
 from geols_precompute.data.grid import sidecar
@@ -62,6 +64,11 @@ def header_and_voxels(path: Path) -> tuple[Path, Path]:
     return halves[0], halves[1]
 
 
+def _header_lines(file: BinaryIO) -> Iterator[str]:
+    while file.tell() < MAX_HEADER_BYTES and (line := file.readline(MAX_HEADER_BYTES)):
+        yield line.decode("latin-1")
+
+
 def metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
     """Return the fields of a MetaImage header, and the byte at which it ends: its last field is ElementDataFile.
 
@@ -70,8 +77,8 @@ def metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
     """
     fields: dict[str, str] = {}
     with path.open("rb") as file:
-        while file.tell() < MAX_HEADER_BYTES and (line := file.readline(MAX_HEADER_BYTES)):
-            key, _, value = line.decode("latin-1").partition("=")
+        for line in _header_lines(file):
+            key, _, value = line.partition("=")
             fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
                 break
@@ -86,8 +93,8 @@ def nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
     """
     fields: dict[str, str] = {}
     with path.open("rb") as file:
-        while file.tell() < MAX_HEADER_BYTES and (line := file.readline(MAX_HEADER_BYTES)):
-            text = line.decode("latin-1").strip()
+        for line in _header_lines(file):
+            text = line.strip()
             if not text:
                 break
             key, colon, value = text.partition(":")

@@ -22,7 +22,7 @@ def is_series(folder: Path) -> bool:
     if len(files) < 2:
         return False
     try:
-        return _header(files[0]).GetSize()[2:] in ((), (1,))
+        return read_information(files[0]).GetSize()[2:] in ((), (1,))
     except RuntimeError:
         return False
 
@@ -63,7 +63,7 @@ def series_geometry(folder: Path) -> tuple[Geometry, int]:
     """
     files = series_files(folder)
     try:
-        headers = [_header(path) for path in files]
+        headers = [read_information(path) for path in files]
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{folder}: a slice cannot be read ({reason}); copy the series again") from error
@@ -98,7 +98,8 @@ def read_series(folder: Path) -> sitk.Image:
     return image
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
+def read_information(path: Path) -> sitk.ImageFileReader:
+    """Return a reader that has read the header of a file, which SimpleITK must know, and no voxel."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

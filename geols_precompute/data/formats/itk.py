@@ -10,7 +10,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from geols_precompute.data.formats.dicom import read_series
+from geols_precompute.data.formats.dicom import read_information, read_series
 from geols_precompute.data.formats.names import readable_file
 from geols_precompute.data.formats.payload import require_plausible
 from geols_precompute.errors import InputError
@@ -48,7 +48,7 @@ def open_image(path: Path) -> sitk.Image:
         if path.is_dir():
             return read_series(path)
         with readable_file(path) as file:
-            reader = _information(file)
+            reader = read_information(file)
             voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
             require_plausible(path, voxels * _BYTES.get(reader.GetPixelID(), 1))
             return reader.Execute()
@@ -65,16 +65,9 @@ def open_header(path: Path) -> sitk.ImageFileReader:
     """
     try:
         with readable_file(path, voxels=False) as file:
-            return _information(file)
+            return read_information(file)
     except RuntimeError as error:
         raise _unreadable(path, error) from error
-
-
-def _information(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

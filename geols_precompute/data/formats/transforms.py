@@ -41,8 +41,6 @@ _LAYOUTS = {
     348: _Layout(pixdim=("4f", 76), units=("B", 123), codes=("2h", 252), quaternion=("6f", 256), srow=("12f", 280)),
     540: _Layout(pixdim=("4d", 104), units=("i", 500), codes=("2i", 344), quaternion=("6d", 352), srow=("12d", 400)),
 }
-#: Bytes of the longer header.
-HEADER_BYTES = 540
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +10,10 @@ import pytest
 from commands import digest
 from commands import precompute as command
 from datasets import ball_case, write
+from runs import Heard
 
 from geols_precompute import LabelStore, MapParameters, Recipe, VolumeStore, precompute
 from geols_precompute.errors import InputError, RecipeError, StoreError
-from geols_precompute.progress import Progress
-
-
-class Heard(Progress):
-    """Keeps what it hears."""
-
-    def __init__(self):
-        self.lines, self.announced, self.ended, self.closed = [], [], [], 0
-
-    def say(self, text):
-        self.lines.append(text)
-
-    @contextmanager
-    def cases(self, total, what):
-        self.announced.append((total, what))
-        yield lambda case, error: self.ended.append((case, error))
-        self.closed += 1
 
 
 def test_it_does_what_the_command_does(nnunet, tmp_path):

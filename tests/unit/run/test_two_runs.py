@@ -15,6 +15,7 @@ import SimpleITK as sitk
 import zarr
 from commands import digest, error_line, precompute, store
 from datasets import ball_case, write
+from stores import contents
 
 from geols_precompute.atomic import in_use, is_in_use
 from geols_precompute.errors import OutputError, StoreError
@@ -49,10 +50,6 @@ def source(out: Path, name: str, case: str) -> dict:
 
 def listed(out: Path, name: str = "labels") -> list[str]:
     return sorted(json.loads((out / f"{name}.zarr/manifest.json").read_text())["cases"])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from train_fixtures import losses, make_fixture_reader, make_stores, make_trainer, weights
+from train_fixtures import losses, make_fixture_reader, make_stores, trainers, weights
 
 from geols_precompute.signals import Stopped, StopRequest
 from geols_train import training
@@ -30,12 +30,7 @@ def reader(out):
 
 @pytest.fixture
 def trainer(out, reader, tmp_path):
-    numbers = itertools.count()
-
-    def make(folder=None, **changes):
-        return make_trainer(out, reader, folder or tmp_path / f"run{next(numbers)}", **changes)
-
-    return make
+    return trainers(out, reader, tmp_path)
 
 
 def test_alpha_zero_and_ce_are_the_same_training(trainer):
