@@ -16,6 +16,8 @@ from geols_precompute.geodesic.jit import jit
 
 Decay = float | Literal["mean"]
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceStatistics:
@@ -43,7 +45,8 @@ def add_map(
     flat_distances, flat_sum = distances_ZYX.reshape(-1), sum_ZYX.reshape(-1)
     total, low, high = _sum_low_high(flat_distances)
     mean = total / distances_ZYX.size
-    rate = np.float32(decay if decay != "mean" else 1 / mean if mean > 0 else 0)
+    # a mean below 3e-39 mm has no reciprocal in float32, and 0 · ∞ would be NaN
+    rate = np.float32(decay if decay != "mean" else min(1 / mean, FLOAT32_MAX) if mean > 0 else 0)
     g_high, g_low = _exp_of_negative(np.float32(low), rate), _exp_of_negative(np.float32(high), rate)
     if g_high > g_low:
         scale = np.float32(1 / (g_high - g_low))
