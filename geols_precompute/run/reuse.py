@@ -8,13 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from geols_precompute.atomic import readers_of
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.errors import RecipeError, StoreError
 from geols_precompute.recipe.parameters import ResolvedRecipe, recipe_differences
-from geols_precompute.share.copy import copy_case
+from geols_precompute.share.export import file_of
 from geols_precompute.share.remote import is_url
+from geols_precompute.store.layout import MAPS
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.verify import CasesBySource
+from geols_precompute.store.writer import commit_case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +84,18 @@ class Reuse:
         found = cases.find(case, source)
         if found is None or (self.by_name and found != case):
             return False
-        if cases.store.read_metadata(found)[1].geometry != Geometry.from_json(geometry.as_json()):
+        metadata = cases.store.metadata(found)
+        if metadata.geometry != Geometry.from_json(geometry.as_json()):
             raise StoreError(f"{self.path}/{found}: its maps have another size, spacing or place than the volume")
-        copy_case(cases.store, found, root, name=case, check=check, readers=readers, replace_stale=True)
+        commit_case(
+            root,
+            case,
+            {MAPS.name: cases.store.maps(found)},
+            geometry,
+            {key: metadata.geols[key] for key in ("source", "present", "channels", "seeds", "stats")},
+            check=check,
+            readers=readers & readers_of([file_of(cases.store, found)], root),
+        )
         return True
 
 

@@ -205,15 +205,10 @@ def copy_case(
     case: str,
     root: Path,
     *,
-    name: str = "",
-    stop: Event | None = None,
+    stop: Event,
     check: Callable[[], None] = lambda: None,
-    readers: int = atomic.EVERYONE,
-    replace_stale: bool = False,
 ) -> None:
-    """Copy a case into the store at `root`, under another name if one is given, checking every byte.
-
-    `check`, `readers` and `replace_stale` are those of `new_case`.
+    """Copy a case into the store at `root`, checking every byte; `check` is that of `new_case`.
 
     Raises:
         StoreError: a byte is not what the digests say, or the store has another case of that name.
@@ -223,19 +218,19 @@ def copy_case(
 
     def pieces(relative: str, size: int, sha256: str) -> Iterator[bytes]:
         for piece in files.checked_pieces(source.files, f"{case}/{relative}", size, sha256):
-            if stop and stop.is_set():
+            if stop.is_set():
                 raise InterruptedError
             yield piece
 
-    if stop and stop.is_set():
+    if stop.is_set():
         raise InterruptedError
     content, metadata = source.read_metadata(case)
-    if (original := file_of(source, case)).exists():
-        readers &= atomic.readers_of([original], root)
-    with new_case(root, name or case, check=check, readers=readers, replace_stale=replace_stale) as folder:
+    original = file_of(source, case)
+    readers = atomic.readers_of([original], root) if original.exists() else atomic.EVERYONE
+    with new_case(root, case, check=check, readers=readers) as folder:
         for relative, (size, sha256) in metadata.files.items():
             write_file(folder / relative, pieces(relative, size, sha256))
-        write_file(folder / METADATA, [renamed(metadata, name) if name else content])
+        write_file(folder / METADATA, [content])
 
 
 def renamed(metadata: guards.CaseMetadata, name: str) -> bytes:

@@ -41,18 +41,18 @@ def merge(stores: Sequence[LabelStore], root: Path, on_case: OnCase) -> CopySumm
 
 
 def require_one_recipe(stores: Sequence[LabelStore]) -> None:
-    """Refuse stores whose recipes or class tables differ.
+    """Refuse stores whose versions, recipes or class tables differ.
 
     Raises:
         StoreError: naming the parameters.
     """
     first = stores[0]
     for store in stores[1:]:
-        one, other = ({key: s.geols[key] for key in ("recipe", "classes")} for s in (first, store))
+        one, other = ({key: s.geols[key] for key in ("version", "recipe", "classes")} for s in (first, store))
         if found := recipe_differences(one, other):
             raise StoreError(
                 f"{store.files.location} and {first.files.location} were made with other parameters "
-                f"({'; '.join(found)}); only stores of one recipe and class table can be united"
+                f"({'; '.join(found)}); only stores of one version, recipe and class table can be united"
             )
 
 

@@ -110,7 +110,9 @@ def _manifest(store: LabelStore, names: Mapping[str, str]) -> bytes:
     cases = {names.get(case, case): sha256_hex(_metadata(store, case, names)) for case in store.cases}
     if len(cases) < len(store.cases):
         raise StoreError("two cases would get one name; use another salt")
-    return canonical_json(manifest(store.format, store.manifest.recipe_id, store.manifest.root_sha256, cases))
+    return canonical_json(
+        manifest(store.format, store.manifest.recipe_id, store.manifest.root_sha256, cases, store.manifest.version)
+    )
 
 
 def _metadata(store: LabelStore, case: str, names: Mapping[str, str]) -> bytes:

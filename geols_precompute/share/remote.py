@@ -98,6 +98,9 @@ class RemoteFile:
             with retries.attempt():
                 return self.files.request_size(self.relative)
 
+    def state(self) -> None:
+        """Return None: whether the bytes are still the same cannot be told."""
+
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes from `start` to `stop` or the end, in pieces; goes on where a transfer broke.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from geols_precompute.errors import StoreError
-from geols_precompute.store.files import Files, Readable, read_range
+from geols_precompute.store.files import Files, FileState, Readable, read_range
 
 MAX_DIRECTORY_BYTES = 64 * 2**20
 #: A case has three; what zipfile makes of one takes several times its bytes.
@@ -133,6 +133,9 @@ class _Member:
 
     def size(self) -> int:
         return self.length
+
+    def state(self) -> FileState | None:
+        return self.file.state()
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         if start < (stop := min(stop, self.length)):

@@ -17,9 +17,13 @@ from geols_precompute.errors import StoreError
 
 MAX_MANIFEST_BYTES = 64 * 2**20
 MAX_METADATA_BYTES = 2**20
-#: Objects and arrays inside each other in a document; version 1 has 11.
+#: Objects and arrays inside each other in a document; a store has 11.
 MAX_DEPTH = 32
 PIECE_BYTES = 2**20
+
+
+#: Device, inode, size, and times of the last changes.
+FileState = tuple[int, ...]
 
 
 class Readable(Protocol):
@@ -27,6 +31,9 @@ class Readable(Protocol):
 
     def size(self) -> int:
         """Return its size in bytes."""
+
+    def state(self) -> FileState | None:
+        """Return what is another whenever the bytes are others, or None where that cannot be told."""
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes from `start` to `stop`, or to the end if that comes first, in pieces.
@@ -71,6 +78,11 @@ class LocalFile:
     def size(self) -> int:
         """Return the number of bytes."""
         return self.length
+
+    def state(self) -> FileState:
+        """Return what is another whenever the bytes are others: nobody can set the time of the last change of state."""
+        stat = os.fstat(self.descriptor)
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def stream(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes from `start` to `stop` or the end, in pieces."""
@@ -144,30 +156,26 @@ def checked_pieces(files: Files, relative: str, size: int, sha256: str) -> Itera
     Raises:
         StoreError: it cannot be read, or its size or digest is another.
     """
-    digest, found = hashlib.sha256(), 0
     with files.open(relative) as file:
-        for piece in file.stream(0, size + 1):
-            found += len(piece)
-            if found <= size:
-                digest.update(piece)
-                yield piece
+        yield from checked_stream(file, f"{files.location}/{relative}", size, sha256)
+
+
+def checked_stream(file: Readable, where: str, size: int, sha256: str) -> Iterator[bytes]:
+    """Yield an opened file as `checked_pieces` does; `where` names it in messages."""
+    digest, found = hashlib.sha256(), 0
+    for piece in file.stream(0, size + 1):
+        found += len(piece)
+        if found <= size:
+            digest.update(piece)
+            yield piece
     if found != size:
         amount = "more" if found > size else found
-        raise StoreError(f"{files.location}/{relative}: {amount} bytes, {size} expected")
+        raise StoreError(f"{where}: {amount} bytes, {size} expected")
     if digest.hexdigest() != sha256:
         raise StoreError(
-            f"{files.location}/{relative}: differs from its digest; get the case again from its source, or remove it "
-            "and run geols-precompute again"
+            f"{where}: differs from its digest; get the case again from its source, or remove it and run "
+            "geols-precompute again"
         )
-
-
-def read_checked(files: Files, relative: str, size: int, sha256: str) -> bytes:
-    """Return a whole file, which has this size and digest.
-
-    Raises:
-        StoreError: it cannot be read, or its size or digest is another.
-    """
-    return b"".join(checked_pieces(files, relative, size, sha256))
 
 
 def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:

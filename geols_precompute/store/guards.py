@@ -17,7 +17,7 @@ from geols_precompute.errors import StoreError
 from geols_precompute.recipe.classes import MAX_CLASSES, ClassTable, problem_of_names
 from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, stored_channels
 from geols_precompute.store.files import MAX_METADATA_BYTES, parse_json
-from geols_precompute.store.layout import ARRAYS, VERSION, ArrayKind, ChunkGrid, Format, array_metadata, manifest
+from geols_precompute.store.layout import VERSIONS, ArrayKind, Format, array_metadata, arrays_of, manifest
 
 MAX_AXIS = 2**15
 MAX_ARRAY_BYTES = 2**34
@@ -42,6 +42,7 @@ class Manifest:
     """A checked manifest.json; `digest` is the store's."""
 
     format: Format
+    version: int
     recipe_id: str
     root_sha256: str
     cases: Mapping[str, str]
@@ -54,6 +55,8 @@ class Root:
 
     Attributes:
         format: labels or volumes.
+        version: of the format.
+        arrays: that every case has, by name.
         recipe_id: digest of the recipe.
         recipe: the document as it stands; of volumes it is the preprocessing only.
         classes: the class table.
@@ -64,6 +67,8 @@ class Root:
     """
 
     format: Format
+    version: int
+    arrays: Mapping[str, ArrayKind]
     recipe_id: str
     recipe: Mapping[str, Any]
     classes: ClassTable
@@ -93,7 +98,7 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
     """Check a manifest.json.
 
     Raises:
-        StoreError: another format or version, or an entry that is not as version 1 has it.
+        StoreError: another format or version, or an entry that is not as the version has it.
     """
     require_plain_manifest(content, where)
     document = parse_json(content, where)
@@ -107,11 +112,12 @@ def checked_manifest(content: bytes, where: str | Path, expected: Format) -> Man
         raise StoreError(f"{where}: {reprlib.repr(bad[0])} is not a case id")
     if len({name.lower() for name in cases}) < len(cases):
         raise StoreError(f"{where}: two cases have one id, letter case aside")
-    known = manifest(expected, document["recipe_id"], document["root"], cases)
+    known = manifest(expected, document["recipe_id"], document["root"], cases, document["version"])
     if canonical_json(known) != content:
-        raise StoreError(f"{where}: is not written as version {VERSION} prescribes; run geols-store finalize")
+        raise StoreError(f"{where}: is not written as the format prescribes; run geols-store finalize")
     return Manifest(
         format=expected,
+        version=document["version"],
         recipe_id=document["recipe_id"],
         root_sha256=document["root"],
         cases=cases,
@@ -130,7 +136,7 @@ def require_plain_manifest(content: bytes, where: str | Path) -> None:
     if len(content) < MAX_METADATA_BYTES:
         return
     if content.count(b"{") > 2 or b"[" in content or content.count(b":") * _SHA256_DIGITS > len(content) + 1000:
-        raise StoreError(f"{where}: is not written as version {VERSION} prescribes; get the store again")
+        raise StoreError(f"{where}: is not written as the format prescribes; get the store again")
 
 
 def require_format(document: Mapping[str, Any], where: str | Path, expected: Format) -> None:
@@ -141,10 +147,10 @@ def require_format(document: Mapping[str, Any], where: str | Path, expected: For
     """
     if document.get("format") != expected:
         raise StoreError(f"{where}: format is {reprlib.repr(document.get('format'))}, expected {expected!r}")
-    if document.get("version") != VERSION or not _is_int(document["version"]):
+    if document.get("version") not in VERSIONS or not _is_int(document["version"]):
         raise StoreError(
-            f"{where}: version {reprlib.repr(document.get('version'))} of the format; this software reads version "
-            f"{VERSION}, install the release of geols that wrote the store"
+            f"{where}: version {reprlib.repr(document.get('version'))} of the format; this software reads versions "
+            f"{' and '.join(map(str, VERSIONS))}, install the release of geols that wrote the store"
         )
 
 
@@ -165,7 +171,7 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
     """Check the zarr.json of a root: format, recipe and its digest, class table, preprocessing, training hints.
 
     Raises:
-        StoreError: one of them is not as version 1 has it.
+        StoreError: one of them is not as the format has it.
     """
     geols = group_attributes(document, where)
     require_format(geols, where, expected)
@@ -188,6 +194,8 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
             raise ValueError(f"names of regions: {problem}")
         return Root(
             format=expected,
+            version=geols["version"],
+            arrays=arrays_of(expected, geols["version"]),
             recipe_id=recipe_id,
             recipe=recipe,
             classes=classes,
@@ -198,7 +206,7 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(
-            f"{where}: the recipe, the class table or the training hints are not as version 1 has them ({error})"
+            f"{where}: the recipe, the class table or the training hints are not as the format has them ({error})"
         ) from error
 
 
@@ -233,10 +241,10 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
             or (_problem_of_maps(geols, root) if root.format == "geols-labels" else _problem_of_image(geols, root))
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise StoreError(f"{where}: not as version 1 has it ({error!r})") from error
+        raise StoreError(f"{where}: not as the format has it ({error!r})") from error
     if problem:
         raise StoreError(f"{where}: {problem}")
-    kinds = ARRAYS[root.format]
+    kinds = root.arrays.values()
     if set(files) != {path for kind in kinds for path in (kind.metadata_path, kind.shard_path)}:
         raise StoreError(
             f"{where}: lists the files {reprlib.repr(sorted(files))}, not those that a case of {root.format} "
@@ -254,7 +262,7 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
 
 
 def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ...], where: str | Path) -> None:
-    """Refuse an array whose zarr.json is not exactly what version 1 prescribes: type, chunks and codecs.
+    """Refuse an array whose zarr.json is not exactly what its version prescribes: type, chunks and codecs.
 
     Raises:
         StoreError: naming the first key that differs.
@@ -262,12 +270,12 @@ def require_array_metadata(content: bytes, kind: ArrayKind, shape: tuple[int, ..
     found, expected = parse_json(content, where), array_metadata(kind, shape)
     for key in {**expected, **found}:
         if key not in found or key not in expected or canonical_json(found[key]) != canonical_json(expected[key]):
-            raise StoreError(f"{where}: {key} is not what version {VERSION} prescribes for {kind.name} {shape}")
+            raise StoreError(f"{where}: {key} is not what the format prescribes for {kind.name} {shape}")
 
 
 def _require_plausible_size(kind: ArrayKind, shape: tuple[int, ...], shard_bytes: int, where: str | Path) -> None:
     """Refuse, before anything is allocated, an array too large in itself or for its shard."""
-    grid = ChunkGrid.of(shape)
+    grid = kind.grid(shape)
     decoded, chunk = (math.prod(s) * kind.itemsize for s in (shape, grid.inner))
     most = grid.count * (chunk + MAX_CHUNK_OVERHEAD) + CRC_BYTES
     if decoded > MAX_ARRAY_BYTES or chunk > MAX_CHUNK_BYTES or not decoded / MAX_LZ4_RATIO <= shard_bytes <= most:

@@ -1,17 +1,19 @@
-"""The names in a store and the metadata documents of version 1; docs/store-format.md says it in prose."""
+"""The names in a store and its metadata documents, in both versions; docs/store-format.md says it in prose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.recipe.classes import ClassTable
 
-VERSION = 1
+#: What is written. Version 1 is read, and never written.
+VERSION = 2
+VERSIONS = (1, 2)
 #: The folder of the volume store, beside which label stores lie.
 VOLUMES = "volumes.zarr"
 MANIFEST = "manifest.json"
@@ -21,13 +23,30 @@ Format = Literal["geols-labels", "geols-volumes"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How the elements of an array become the bytes of chunks; workflows/benchmarks/packing.py compares choices.
+
+    Attributes:
+        compressor: of Blosc.
+        level: of the compressor.
+        shuffle: how Blosc sorts the bytes, or bits, of all elements before it compresses them.
+        part: length in voxels near which spatial axes are cut.
+    """
+
+    compressor: Literal["lz4", "lz4hc", "zstd"]
+    level: int
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"]
+    part: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArrayKind:
-    """How one array of a case is stored: its name, element type, axes, and whether Blosc shuffles bytes."""
+    """How one array of a case is stored: its name, element type, axes, and packing."""
 
     name: str
     dtype: Literal["uint8", "int16"]
     axes: tuple[str, ...]
-    shuffle: bool
+    packing: Packing
 
     @property
     def itemsize(self) -> int:
@@ -44,19 +63,31 @@ class ArrayKind:
         """The array's zarr.json, relative to the case."""
         return f"{self.name}/{METADATA}"
 
+    def grid(self, shape: Sequence[int]) -> ChunkGrid:
+        """Return how an array of this kind and shape is cut into chunks."""
+        return ChunkGrid.of(shape, self.packing.part)
 
-MAPS = ArrayKind(name="maps", dtype="uint8", axes=("c", "z", "y", "x"), shuffle=False)
-IMAGE = ArrayKind(name="image", dtype="int16", axes=("c", "z", "y", "x"), shuffle=True)
-LABEL = ArrayKind(name="label", dtype="uint8", axes=("z", "y", "x"), shuffle=False)
+
+_PLAIN = Packing(compressor="lz4", level=9, shuffle="noshuffle", part=40)
+MAPS = ArrayKind(name="maps", dtype="uint8", axes=("c", "z", "y", "x"), packing=_PLAIN)
+IMAGE = ArrayKind(name="image", dtype="int16", axes=("c", "z", "y", "x"), packing=replace(_PLAIN, shuffle="shuffle"))
+LABEL = ArrayKind(name="label", dtype="uint8", axes=("z", "y", "x"), packing=_PLAIN)
 
 ARRAYS: dict[Format, tuple[ArrayKind, ...]] = {"geols-labels": (MAPS,), "geols-volumes": (IMAGE, LABEL)}
+_VERSION_1 = {"compressor": "lz4hc", "level": 5, "part": 64}
+
+
+def arrays_of(format_: Format, version: int) -> dict[str, ArrayKind]:
+    """Return, by name, the arrays that a case of a store has."""
+    changes: dict[str, Any] = _VERSION_1 if version == 1 else {}
+    return {kind.name: replace(kind, packing=replace(kind.packing, **changes)) for kind in ARRAYS[format_]}
 
 
 @dataclass(frozen=True)
 class ChunkGrid:
     """How an array is cut into the inner chunks of its one shard.
 
-    Every spatial axis is cut into equal parts near 64 voxels; channels stay together.
+    Every spatial axis is cut into equal parts; channels stay together.
 
     Attributes:
         shape: of the array.
@@ -69,10 +100,10 @@ class ChunkGrid:
     parts: tuple[int, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int]) -> ChunkGrid:
-        """Return the grid of an array [z,y,x] or [channel,z,y,x]."""
+    def of(cls, shape: Sequence[int], part: int) -> ChunkGrid:
+        """Return the grid of an array [z,y,x] or [channel,z,y,x] whose parts are near `part` voxels long."""
         channels, spatial = tuple(shape[:-3]), tuple(shape[-3:])
-        parts = tuple(max(1, round(n / 64)) for n in spatial)
+        parts = tuple(max(1, round(n / part)) for n in spatial)
         inner = tuple(math.ceil(n / p) for n, p in zip(spatial, parts, strict=True))
         return cls(shape=(*channels, *spatial), inner=(*channels, *inner), parts=(*(1 for _ in channels), *parts))
 
@@ -88,12 +119,12 @@ class ChunkGrid:
 
 
 def array_metadata(kind: ArrayKind, shape: Sequence[int]) -> dict[str, Any]:
-    """Return the zarr.json of an array; in version 1 nothing in it can be chosen but the shape."""
-    grid = ChunkGrid.of(shape)
+    """Return the zarr.json of an array; nothing in it can be chosen but the shape."""
+    grid, packing = kind.grid(shape), kind.packing
     blosc = {
-        "cname": "lz4hc",
-        "clevel": 5,
-        "shuffle": "shuffle" if kind.shuffle else "noshuffle",
+        "cname": packing.compressor,
+        "clevel": packing.level,
+        "shuffle": packing.shuffle,
         "typesize": kind.itemsize,
         "blocksize": 0,
     }
@@ -175,11 +206,13 @@ def ome_metadata(case_id: str, kind: ArrayKind, geometry: Geometry) -> dict[str,
     }
 
 
-def manifest(format_: Format, recipe_id: str, root_sha256: str, cases: Mapping[str, str]) -> dict[str, Any]:
+def manifest(
+    format_: Format, recipe_id: str, root_sha256: str, cases: Mapping[str, str], version: int = VERSION
+) -> dict[str, Any]:
     """Return the manifest: the digests of the root's and of every case's zarr.json."""
     return {
         "format": format_,
-        "version": VERSION,
+        "version": version,
         "recipe_id": recipe_id,
         "root": root_sha256,
         "cases": dict(cases),

@@ -20,7 +20,7 @@ from geols_precompute.softlabel import Normalize
 from geols_precompute.store import files, guards, shard
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
-from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, ArrayKind, Format
+from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, Format
 
 #: Metadata that a store keeps, in bytes of JSON; parsed they take up to 25 times as much. Beyond, they are read again.
 MAX_KEPT_BYTES = 32 * 2**20
@@ -52,10 +52,11 @@ class Store:
         self.root_content = self._checked_content(METADATA, self.manifest.root_sha256)
         document = files.parse_json(self.root_content, self._named(METADATA))
         self.root = guards.checked_root(document, self._named(METADATA), self.format)
-        if self.root.recipe_id != self.manifest.recipe_id:
-            raise StoreError(
-                f"{where.location}: recipe_id of {MANIFEST} and {METADATA} differ; run geols-store finalize"
-            )
+        for key in ("version", "recipe_id"):
+            if getattr(self.root, key) != getattr(self.manifest, key):
+                raise StoreError(
+                    f"{where.location}: {key} of {MANIFEST} and {METADATA} differ; run geols-store finalize"
+                )
         self.digest = self.manifest.digest
         self.cases = tuple(sorted(self.manifest.cases))
         self.classes = self.root.classes
@@ -64,6 +65,7 @@ class Store:
         self.geols: Mapping[str, Any] = self.root.geols
         self._metadata: dict[str, guards.CaseMetadata] = {}
         self._kept_bytes = 0
+        self._hashed: dict[str, files.FileState] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -120,42 +122,39 @@ class Store:
         document = files.parse_json(content, self._named(relative))
         return content, guards.checked_case(document, self._named(relative), self.root)
 
-    def read(self, case: str, kind: ArrayKind, window: Window | None = None) -> NDArray[Any]:
-        """Return an array of a case, or the window (z, y, x slices with start and stop) of it.
+    def read(self, case: str, name: str, window: Window | None = None) -> NDArray[Any]:
+        """Return the array of a case that has this name, or the window (z, y, x slices with start and stop) of it.
 
-        A whole array is that of the store's digest: its file has the SHA-256 that the metadata say. Of a window only
-        the checksums inside the file are compared, which show damage but not another file in its place.
+        A whole array is that of the store's digest: its file has the SHA-256 that the metadata say, and is hashed again
+        only if it has changed since. Of a window only the checksums inside the file are compared, which show damage
+        but not another file in its place.
 
         Raises:
             InputError: no such case, or the window is not inside the volume.
             StoreError: a file is missing, truncated or damaged; never zeros in its place.
         """
-        metadata = self.metadata(case)
-        shape = metadata.shapes[kind.name]
+        metadata, kind = self.metadata(case), self.root.arrays[name]
+        shape = metadata.shapes[name]
         inside = _checked_window(window, shape[-3:])
         where = f"{case}/{kind.metadata_path}"
         declaration = files.read_limited(self.files, where, files.MAX_METADATA_BYTES)
         guards.require_array_metadata(declaration, kind, shape, self._named(where))
         relative = f"{case}/{kind.shard_path}"
         declared, sha256 = metadata.files[kind.shard_path]
-        if window is None:
-            whole = memoryview(files.read_checked(self.files, relative, declared, sha256))
-
-            def pread(offset: int, length: int) -> bytes:
-                return bytes(whole[offset : offset + length])
-
-            return shard.decode_window(pread, declared, kind, shape, inside, self._named(relative))
         with self.files.open(relative) as file:
             if (found := file.size()) != declared:
                 raise StoreError(
                     f"{self._named(relative)}: {found} bytes, {declared} expected; restore it, or run "
                     "geols-precompute again"
                 )
-
-            def pread_file(offset: int, length: int) -> bytes:
-                return files.read_range(file, offset, offset + length)
-
-            return shard.decode_window(pread_file, declared, kind, shape, inside, self._named(relative))
+            pread = _ranges_of(file)
+            state = file.state()
+            if window is None and (state is None or self._hashed.get(relative) != state):
+                pieces = files.checked_stream(file, self._named(relative), declared, sha256)
+                pread = _ranges_in(b"".join(pieces))
+                if state is not None:
+                    self._hashed[relative] = state
+            return shard.decode_window(pread, declared, kind, shape, inside, self._named(relative))
 
     def _checked_content(self, relative: str, sha256: str) -> bytes:
         content = files.read_limited(self.files, relative, files.MAX_METADATA_BYTES)
@@ -206,7 +205,7 @@ class LabelStore(Store):
             InputError: no such case, or the window is not inside the volume.
             StoreError: a file is missing, truncated or damaged; never zeros in its place.
         """
-        return self.read(case, MAPS, window)
+        return self.read(case, MAPS.name, window)
 
     def class_maps(self, case: str, window: Window | None = None) -> Float32Array:
         """Return g of every class, float32 [class,z,y,x] in [0, 1], background first.
@@ -265,7 +264,7 @@ class VolumeStore(Store):
         Raises:
             InputError, StoreError: as `LabelStore.maps` does.
         """
-        return self.read(case, IMAGE, window)
+        return self.read(case, IMAGE.name, window)
 
     def intensities(self, case: str, window: Window | None = None) -> Float32Array:
         """Return a case's intensities, float32 [modality,z,y,x], in the units of its files.
@@ -284,7 +283,7 @@ class VolumeStore(Store):
         Raises:
             InputError, StoreError: as `LabelStore.maps` does.
         """
-        return self.read(case, LABEL, window)
+        return self.read(case, LABEL.name, window)
 
     def scale_offset(self, case: str) -> tuple[Float32Array, Float32Array]:
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""
@@ -312,6 +311,14 @@ def local_files(path: Path) -> Files:
         hint = "run geols-store finalize" if (path / METADATA).exists() else "is this a store?"
         raise StoreError(f"{path}: has no {MANIFEST}; {hint}")
     return Folder(path)
+
+
+def _ranges_of(file: files.Readable) -> shard.Pread:
+    return lambda offset, length: files.read_range(file, offset, offset + length)
+
+
+def _ranges_in(content: bytes) -> shard.Pread:
+    return lambda offset, length: content[offset : offset + length]
 
 
 def _checked_window(window: Window | None, shape: tuple[int, ...]) -> Window:

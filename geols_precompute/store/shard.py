@@ -3,7 +3,7 @@
 A shard is an index, then the inner chunks in C order:
 
     index    offset, length (uint64, little-endian) of every inner chunk, from the shard's first byte; then crc32c
-    chunk    blosc(lz4hc) of the inner chunk's elements, padded with zeros at the array's far edges; then crc32c
+    chunk    blosc (LZ4) of the inner chunk's elements, padded with zeros at the array's far edges; then crc32c
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from geols_precompute.errors import StoreError
 from geols_precompute.store.layout import ArrayKind, ChunkGrid
 
 CRC_BYTES = 4
+_CRC32C_OF_CHECKED = 0x48674BC7
 BLOSC_HEADER = struct.Struct("<BBBBIII")
-_LZ4_FORMAT = 1
+_BLOSC_FORMATS = {"lz4": 1, "lz4hc": 1, "zstd": 4}
+_SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 _NEVER_WRITTEN = 2**64 - 1
 #: numcodecs keeps one for the whole process.
 _BLOSC_SETTING = threading.Lock()
@@ -41,7 +43,8 @@ def index_bytes(grid: ChunkGrid) -> int:
 
 def encode_shard(array: NDArray[Any], kind: ArrayKind) -> bytes:
     """Return the shard of a whole array; equal arrays give equal bytes."""
-    grid = ChunkGrid.of(array.shape)
+    grid, packing = kind.grid(array.shape), kind.packing
+    compressor, shuffle = packing.compressor.encode(), _SHUFFLES[packing.shuffle]
     chunks = []
     inner = np.zeros(grid.inner, array.dtype.newbyteorder("<"))
     with _one_blosc_thread():
@@ -50,7 +53,8 @@ def encode_shard(array: NDArray[Any], kind: ArrayKind) -> bytes:
             if part.shape != inner.shape:
                 inner[...] = 0
             inner[tuple(slice(0, n) for n in part.shape)] = part
-            packed = blosc.compress(inner.reshape(-1).view(np.uint8), b"lz4hc", 5, int(kind.shuffle), 0, kind.itemsize)
+            content = inner.reshape(-1).view(np.uint8)
+            packed = blosc.compress(content, compressor, packing.level, shuffle, 0, kind.itemsize)
             chunks.append(packed + _crc32c(packed))
     lengths = np.array([len(chunk) for chunk in chunks], "<u8")
     offsets = index_bytes(grid) + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
@@ -112,21 +116,27 @@ def decode_window(
     Raises:
         StoreError: a checksum or a size does not fit.
     """
-    grid = ChunkGrid.of(shape)
-    index = read_index(pread, size, grid, where)
-    full = (*(slice(0, n) for n in grid.shape[:-3]), *window)
-    result = np.empty(tuple(s.stop - s.start for s in full), np.dtype(kind.dtype).newbyteorder("<"))
+    grid = kind.grid(shape)
+    index = read_index(pread, size, grid, where).tolist()
+    result = np.empty((*shape[:-3], *(s.stop - s.start for s in window)), np.dtype(kind.dtype).newbyteorder("<"))
     inner = np.empty(grid.inner, result.dtype)
-    for number, origin in enumerate(_chunk_origins(grid)):
-        spans = [(max(o, s.start), min(o + n, s.stop)) for o, n, s in zip(origin, grid.inner, full, strict=True)]
-        if any(start >= stop for start, stop in spans):
-            continue
-        offset, length = (int(v) for v in index[number])
-        _decode_chunk(pread(offset, length), kind, inner, f"{where}, chunk {number}")
-        source = tuple(slice(a - o, b - o) for (a, b), o in zip(spans, origin, strict=True))
-        target = tuple(slice(a - s.start, b - s.start) for (a, b), s in zip(spans, full, strict=True))
-        result[target] = inner[source]
+    axes = (_cuts(s, length) for s, length in zip(window, grid.inner[-3:], strict=True))
+    for cuts in itertools.product(*axes):
+        (z, from_z, to_z), (y, from_y, to_y), (x, from_x, to_x) = cuts
+        number = (z * grid.parts[-2] + y) * grid.parts[-1] + x
+        _decode_chunk(pread(*index[number]), kind, inner, f"{where}, chunk {number}")
+        result[..., to_z, to_y, to_x] = inner[..., from_z, from_y, from_x]
     return result
+
+
+def _cuts(span: slice, length: int) -> list[tuple[int, slice, slice]]:
+    """Return which parts of an axis a span of it touches: (number, place in the part, place in the span)."""
+    cuts = []
+    for number in range(span.start // length, -(-span.stop // length)):
+        first = number * length
+        start, stop = max(span.start, first), min(span.stop, first + length)
+        cuts.append((number, slice(start - first, stop - first), slice(start - span.start, stop - span.start)))
+    return cuts
 
 
 def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: NDArray[Any], where: str) -> None:
@@ -138,11 +148,11 @@ def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: NDArray[Any], where: str
         or packed_bytes != len(packed)
         or typesize != kind.itemsize
         or not 0 < block_bytes <= n_bytes
-        or flags >> 5 != _LZ4_FORMAT
+        or flags >> 5 != _BLOSC_FORMATS[kind.packing.compressor]
     ):
         raise StoreError(
             f"{where}: the Blosc header declares {n_bytes} bytes in {packed_bytes}, expected {inner.nbytes} "
-            f"in {len(packed)} (lz4)"
+            f"in {len(packed)} ({kind.packing.compressor})"
         )
     try:
         blosc.decompress(packed, inner)
@@ -158,9 +168,9 @@ def _crc32c(content: bytes) -> bytes:
     return int(google_crc32c.value(content)).to_bytes(CRC_BYTES, "little")
 
 
-def _checked(content: bytes, where: str) -> bytes:
+def _checked(content: bytes, where: str) -> memoryview:
     """Return `content` without the checksum at its end, which must be right."""
-    body = content[:-CRC_BYTES]
-    if _crc32c(body) != content[-CRC_BYTES:]:
+    # of bytes and their checksum together the checksum is a constant, so that nothing is copied
+    if len(content) < CRC_BYTES or google_crc32c.value(content) != _CRC32C_OF_CHECKED:
         raise StoreError(f"{where}: the checksum is wrong, the bytes are damaged; restore the file or compute it again")
-    return body
+    return memoryview(content)[:-CRC_BYTES]

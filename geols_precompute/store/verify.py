@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 from geols_precompute.digests import array_sha256
 from geols_precompute.errors import StoreError
 from geols_precompute.store import files, guards
-from geols_precompute.store.layout import ARRAYS, MANIFEST, METADATA
+from geols_precompute.store.layout import MANIFEST, METADATA
 from geols_precompute.store.reader import LabelStore, Store, VolumeStore, local_files
 
 Status = Literal["same", "label differs", "image differs", "geometry differs", "missing", "extra", "unreadable"]
@@ -47,9 +47,9 @@ def verify_case(store: Store, case: str) -> Finding | None:
         for relative, (size, sha256) in metadata.files.items():
             for _ in files.checked_pieces(store.files, f"{case}/{relative}", size, sha256):
                 pass
-        for kind in ARRAYS[store.format]:
-            if array_sha256(store.read(case, kind)) != metadata.geols.get(f"{kind.name}_sha256"):
-                raise StoreError(f"{where}/{kind.name}: the decoded array differs from its digest")
+        for name in store.root.arrays:
+            if array_sha256(store.read(case, name)) != metadata.geols.get(f"{name}_sha256"):
+                raise StoreError(f"{where}/{name}: the decoded array differs from its digest")
         expected = {METADATA, *metadata.files}
         if strange := [name for name in store.files.names(case) if name not in expected]:
             raise StoreError(f"{where}/{strange[0]}: is not part of the case; remove it")

@@ -24,6 +24,7 @@ from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,
     METADATA,
+    VERSION,
     Format,
     array_metadata,
     group_metadata,
@@ -106,12 +107,13 @@ def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
         metadata: zarr.json of the root as it would be written.
 
     Raises:
-        StoreError: the store has another format, recipe or class table; the message names what differs.
+        StoreError: the store has another format, version, recipe or class table; the message names what differs.
     """
     if not (root / METADATA).exists():
         return
     found, wanted = read_attributes(root), metadata["attributes"]["geols"]
     guards.require_format(found, root / METADATA, wanted["format"])
+    _require_written_version(root, found)
     compared = ("recipe", "classes")
     differing = recipe_differences({k: wanted[k] for k in compared}, {k: found.get(k) for k in compared})
     if not differing:
@@ -121,6 +123,14 @@ def require_same_recipe(root: Path, metadata: Mapping[str, Any]) -> None:
         raise StoreError(f"{root} was made with other parameters ({'; '.join(differing)}); {remedy}")
     if atomic.is_in_use(root):
         raise StoreError(f"{root} is being filled by a run with other parameters ({'; '.join(differing)}); {remedy}")
+
+
+def _require_written_version(root: Path, geols: Mapping[str, Any]) -> None:
+    if geols["version"] != VERSION:
+        raise StoreError(
+            f"{root}: is of version {geols['version']} of the format, which is read but not written any more; name "
+            f"another --out, where --reuse {root} takes maps that are there"
+        )
 
 
 def require_recipe(root: Path, expected: Mapping[str, Any]) -> None:
@@ -179,6 +189,7 @@ def commit_case(
         StoreError: the case is there already, made from the same sources, and is not equal to this one.
     """
     format_ = _format_of(root)
+    _require_written_version(root, read_attributes(root))
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
     with new_case(root, case, check=check, readers=readers, replace_stale=True) as folder:
@@ -361,7 +372,7 @@ def _write_manifest(root: Path, cases: Mapping[str, str]) -> str:
     content = files.read_limited(files.Folder(root), METADATA, files.MAX_METADATA_BYTES)
     where = root / METADATA
     checked = guards.checked_root(files.parse_json(content, where), where, _format_of(root))
-    document = canonical_json(manifest(checked.format, checked.recipe_id, sha256_hex(content), cases))
+    document = canonical_json(manifest(checked.format, checked.recipe_id, sha256_hex(content), cases, checked.version))
     guards.checked_manifest(document, root / MANIFEST, checked.format)
     atomic.replace_file(root / MANIFEST, document)
     return sha256_hex(document)

@@ -194,9 +194,9 @@ def test_a_manifest_with_anything_more_is_refused(store):
     path = store.path / "manifest.json"
     document = json.loads(path.read_bytes())
     path.write_bytes(canonical_json({**document, "more": 1}))
-    assert "is not written as version 1 prescribes" in error_line(run("info", store.path))
+    assert "is not written as the format prescribes" in error_line(run("info", store.path))
     path.write_text(json.dumps(document))
-    assert "is not written as version 1 prescribes" in error_line(run("info", store.path))
+    assert "is not written as the format prescribes" in error_line(run("info", store.path))
 
 
 def test_cases_with_equal_data_are_all_there(nnunet, tmp_path):

@@ -185,7 +185,7 @@ def test_a_directory_of_too_many_members_is_refused_before_it_is_parsed(tmp_path
 )
 def test_a_manifest_that_would_take_much_memory_is_not_parsed(content, monkeypatch):
     monkeypatch.setattr(guards, "parse_json", lambda content, where: pytest.fail("was parsed"))
-    with pytest.raises(StoreError, match="not written as version 1 prescribes"):
+    with pytest.raises(StoreError, match="not written as the format prescribes"):
         guards.checked_manifest(content, "manifest.json", "geols-labels")
 
 
@@ -194,7 +194,7 @@ def test_commands_do_not_parse_such_a_manifest_either(tmp_path):
     (store.path / "manifest.json").write_bytes(b'{"format":[' + b"[]," * 400_000 + b"[]]}")
     result = run("info", store.path)
     assert result.exit_code == 2
-    assert "not written as version 1 prescribes" in result.output
+    assert "not written as the format prescribes" in result.output
 
 
 def test_documents_of_many_levels_are_refused():

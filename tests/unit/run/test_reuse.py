@@ -163,7 +163,7 @@ def test_a_damaged_case_is_computed_instead_and_the_note_says_why(lab_a, tmp_pat
     result = precompute("--reuse", a / "labels.zarr", "--out", tmp_path / "b", root)
     assert result.exit_code == 0
     assert computed == ["case_02"]
-    assert f"note: case_02: its maps could not be taken and were computed: {path}: differs from its di" in result.output
+    assert f"note: case_02: its maps could not be taken and were computed: {path}: " in result.output
     assert digest(result) == reference
 
 
