@@ -12,7 +12,7 @@ from geols_precompute.arrays import BoolArray, Float32Array, Int32Array, UInt8Ar
 from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
 from geols_precompute.geodesic.checks import checked_image, checked_spacing
-from geols_precompute.maps.decay import DistanceStatistics, add_map, quantise
+from geols_precompute.maps.decay import DistanceStatistics, make_map, quantise
 from geols_precompute.maps.seeds import class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
 from geols_precompute.recipe.parameters import MapParameters, Recipe, stored_channels
@@ -168,8 +168,7 @@ def float_maps(
 ) -> FloatMaps:
     """Return the maps of K seed masks: per modality and averaged, or of one joint distance."""
     groups = image_MZYX[np.newaxis] if parameters.modalities == "joint" else image_MZYX[:, np.newaxis]
-    sums = np.empty(masks_KZYX.shape, np.float32)
-    distances = sums
+    maps = sums = np.empty(masks_KZYX.shape, np.float32)
     found: list[list[DistanceStatistics]] = []
     for number, group_MZYX in enumerate(groups):
         geodesic_distance(
@@ -181,12 +180,14 @@ def float_maps(
             gamma=parameters.gamma,
             iterations=parameters.iterations,
             engine=parameters.engine,
-            out=distances,
+            out=maps,
         )
-        pairs = zip(distances, sums, strict=True)
-        found.append([add_map(d, parameters.decay, s, start=number == 0) for d, s in pairs])
-        # the first distances become the first maps in place; only further modalities need room of their own
-        distances = np.empty_like(sums) if number == 0 and len(groups) > 1 else distances
+        found.append([make_map(distances_ZYX, parameters.decay) for distances_ZYX in maps])
+        if maps is not sums:
+            sums += maps
+        elif number + 1 < len(groups):
+            # the first maps become the sums; only further modalities need room of their own
+            maps = np.empty_like(sums)
     statistics = tuple(
         DistanceStatistics(
             mean=sum(s.mean for s in of_class) / len(of_class),

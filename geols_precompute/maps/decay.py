@@ -28,10 +28,8 @@ class DistanceStatistics:
     high: float
 
 
-def add_map(
-    distances_ZYX: Float32Array, decay: Decay, sum_ZYX: Float32Array, *, start: bool = False
-) -> DistanceStatistics:
-    """Add the map g of one class's distances to `sum_ZYX`, in place, and return the distances' statistics.
+def make_map(distances_ZYX: Float32Array, decay: Decay) -> DistanceStatistics:
+    """Turn one class's distances into its map g, in place, and return the distances' statistics.
 
     g = exp(-D / mean(D)), or exp(-k·D) for a number k per mm (GeoLS eq. 5), then (g - min) / (max - min), over the
     whole volume. Where that is flat (D equal everywhere), g is 1 where D = 0 and 0 elsewhere: never NaN.
@@ -39,20 +37,17 @@ def add_map(
     Args:
         distances_ZYX: float32, C-contiguous, finite, not negative.
         decay: "mean", or k.
-        sum_ZYX: float32, the same shape; it may be `distances_ZYX` itself.
-        start: whether this is the first map, so that what `sum_ZYX` holds does not count.
     """
-    flat_distances, flat_sum = distances_ZYX.reshape(-1), sum_ZYX.reshape(-1)
-    total, low, high = _sum_low_high(flat_distances)
-    mean = total / distances_ZYX.size
+    values = distances_ZYX.reshape(-1)
+    total, low, high = _sum_low_high(values)
+    mean = total / values.size
     # a mean below 3e-39 mm has no reciprocal in float32, and 0 · ∞ would be NaN
     rate = np.float32(decay if decay != "mean" else min(1 / mean, FLOAT32_MAX) if mean > 0 else 0)
     g_high, g_low = _exp_of_negative(np.float32(low), rate), _exp_of_negative(np.float32(high), rate)
     if g_high > g_low:
-        scale = np.float32(1 / (g_high - g_low))
-        _add_decayed(flat_distances, rate, np.float32(g_low), scale, start, flat_sum)
+        _decay(values, rate, np.float32(g_low), np.float32(1 / (g_high - g_low)))
     else:
-        _add_seeds(flat_distances, start, flat_sum)
+        np.equal(values, 0, out=values)
     return DistanceStatistics(mean=mean, low=float(low), high=float(high))
 
 
@@ -63,10 +58,9 @@ def quantise(sum_ZYX: Float32Array, count: int, stored_ZYX: UInt8Array) -> None:
 
 def compile_kernels() -> None:
     """Compile every kernel of this module into numba's cache on disk, before workers start."""
-    sums = np.zeros((1, 1, 2), np.float32)
-    add_map(np.array([[[0, 1]]], np.float32), "mean", sums)
-    add_map(np.array([[[1, 1]]], np.float32), "mean", sums)
-    quantise(sums, 1, np.empty((1, 1, 2), np.uint8))
+    distances = np.array([[[0, 1]]], np.float32)
+    make_map(distances, "mean")
+    quantise(distances, 1, np.empty((1, 1, 2), np.uint8))
 
 
 @jit
@@ -102,23 +96,14 @@ def _exp_of_negative(distance: np.float32, rate: np.float32) -> np.float32:
 
 
 @jit
-def _add_decayed(
-    distances: Float32Array, rate: np.float32, g_low: np.float32, scale: np.float32, start: bool, total: Float32Array
-) -> None:
+def _decay(values: Float32Array, rate: np.float32, g_low: np.float32, scale: np.float32) -> None:
+    # one array: of two that might be the same memory, which is only seen at run time, no vectors are made
     one, zero = np.float32(1), np.float32(0)
-    for i in range(distances.size):
-        g = (_exp_of_negative(distances[i], rate) - g_low) * scale
+    for i in range(values.size):
+        g = (_exp_of_negative(values[i], rate) - g_low) * scale
         # rounding may leave [0, 1] by a bit
         g = g if g < one else one
-        g = g if g > zero else zero
-        total[i] = g if start else total[i] + g
-
-
-@jit
-def _add_seeds(distances: Float32Array, start: bool, total: Float32Array) -> None:
-    for i in range(distances.size):
-        g = np.float32(distances[i] == 0)
-        total[i] = g if start else total[i] + g
+        values[i] = g if g > zero else zero
 
 
 @jit

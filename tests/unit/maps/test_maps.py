@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geols_precompute.maps.decay import add_map, quantise
+from geols_precompute.maps.decay import make_map, quantise
 
 DISTANCES = hnp.arrays(
     np.float32,
@@ -23,9 +23,9 @@ def plain_map(distances, decay):
 
 
 def one_map(distances, decay):
-    total = np.zeros_like(distances)
-    statistics = add_map(distances, decay, total)
-    return total, statistics
+    maps = distances.copy()
+    statistics = make_map(maps, decay)
+    return maps, statistics
 
 
 @settings(deadline=None)
