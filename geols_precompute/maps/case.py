@@ -13,7 +13,7 @@ from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
 from geols_precompute.geodesic.checks import checked_image, checked_spacing
 from geols_precompute.maps.decay import DistanceStatistics, make_map, quantise
-from geols_precompute.maps.seeds import class_seeds
+from geols_precompute.maps.seeds import class_boxes, class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
 from geols_precompute.recipe.parameters import MapParameters, Recipe, stored_channels
 
@@ -208,25 +208,24 @@ def _seed_masks(
     case: str,
 ) -> tuple[BoolArray, dict[int, SeedCount]]:
     """Return the seed masks [present channel,z,y,x] and, per class index that has seeds, their count."""
-    ignore_ZYX = label_ZYX == IGNORE_INDEX
-    masks: list[BoolArray] = []
+    boxes = class_boxes(label_ZYX)
+    masks = np.zeros((len(channels), *label_ZYX.shape), bool)
     counts: dict[int, SeedCount] = {}
     for index in channels:
-        class_ZYX = label_ZYX == index
-        if not class_ZYX.any():
+        if (box := boxes.get(index)) is None:
             continue
-        mask, fallbacks = class_seeds(
-            class_ZYX,
+        seeds, fallbacks = class_seeds(
+            label_ZYX[box] == index,
             parameters.seeds,
             spacing,
             fallback=parameters.seed_fallback,
-            ignore_ZYX=ignore_ZYX,
+            ignore_ZYX=label_ZYX[box] == IGNORE_INDEX,
             random_key=f"{parameters.random_seed}/{case}/{classes.values[index]}",
         )
-        if count := np.count_nonzero(mask):
-            masks.append(mask)
+        if count := np.count_nonzero(seeds):
+            masks[len(counts)][box] = seeds
             counts[index] = SeedCount(count=int(count), fallbacks=fallbacks)
-    return np.array(masks, bool), counts
+    return masks[: len(counts)], counts
 
 
 def _chosen(image_MZYX: Float32Array, modalities: Sequence[str], parameters: MapParameters) -> Float32Array:

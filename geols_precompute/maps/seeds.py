@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geols_precompute.arrays import BoolArray
+from geols_precompute.arrays import BoolArray, UInt8Array
 from geols_precompute.maps.skeleton import skeleton
 
 Box = tuple[slice, slice, slice]
 
-_26_NEIGHBOURS = np.ones((3, 3, 3), bool)
 _6_NEIGHBOURS = ndimage.generate_binary_structure(3, 1)  # with the voxel itself, the ball of radius 1
 
 
@@ -28,6 +28,8 @@ def class_seeds(
     random_key: str = "",
 ) -> tuple[BoolArray, int]:
     """Return the seed mask [z,y,x] of one class and how many of its seeds are fallbacks.
+
+    The volume, or a box of `class_boxes`, has the same seeds; of the box they are found sooner.
 
     The fallback gives a seed to every 26-connected component that skeleton or erosion left without one, and to a
     class that any other strategy left without one: scikit-image's skeleton of a cube of even side, for instance,
@@ -46,29 +48,37 @@ def class_seeds(
         >>> class_seeds(cube, "skeleton", (1, 1, 1))[1]
         1
     """
-    box = bounding_box(class_ZYX)
-    inside = class_ZYX[box]
     if strategy == "skeleton":
-        seeds = skeleton(inside)
+        seeds = skeleton(class_ZYX)
     elif strategy == "erosion":
-        seeds = _erosion(class_ZYX)[box]
+        seeds = _erosion(class_ZYX)
     elif strategy == "boundary":
-        seeds = _boundary(class_ZYX, ignore_ZYX)[box]
+        seeds = _boundary(class_ZYX, ignore_ZYX)
     elif strategy == "centroid":
-        seeds = _centroid(inside, spacing)
+        seeds = _centroid(class_ZYX, spacing)
     else:
-        seeds = _random(inside, int(strategy.removeprefix("random-")), random_key)
-    fallbacks = 0
+        seeds = _random(class_ZYX, int(strategy.removeprefix("random-")), random_key)
     if fallback and (strategy in ("skeleton", "erosion") or not seeds.any()):
-        fallbacks = _add_fallbacks(seeds, inside, spacing)
-    mask = np.zeros_like(class_ZYX)
-    mask[box] = seeds
-    return mask, fallbacks
+        return seeds, _add_fallbacks(seeds, class_ZYX, spacing)
+    return seeds, 0
 
 
-def bounding_box(mask_ZYX: BoolArray) -> Box:
-    """Return the smallest box of slices that holds every True voxel of a mask with at least one."""
-    return ndimage.find_objects(mask_ZYX.view(np.uint8))[0]
+def class_boxes(label_ZYX: UInt8Array) -> dict[int, Box]:
+    """Return, per class index of a label map, a box with all its voxels and, inside the volume, one voxel around them.
+
+    That of the background, index 0, is the whole volume.
+    """
+    found = ndimage.find_objects(label_ZYX)
+    boxes = {index: box for index, box in enumerate(found, start=1) if box is not None}
+    if not label_ZYX.all():
+        z, y, x = (slice(0, n) for n in label_ZYX.shape)
+        boxes[0] = (z, y, x)
+    return {index: _with_margin(box, label_ZYX.shape) for index, box in boxes.items()}
+
+
+def _with_margin(box: Box, shape: Sequence[int]) -> Box:
+    z, y, x = (slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(box, shape, strict=True))
+    return z, y, x
 
 
 def _erosion(class_ZYX: BoolArray) -> BoolArray:
@@ -109,20 +119,17 @@ def _only(inside: BoolArray, flat_indices: NDArray[np.intp]) -> BoolArray:
 
 
 def _add_fallbacks(seeds: BoolArray, inside: BoolArray, spacing: Sequence[float]) -> int:
-    """Seed, in place, the deepest voxel of every component without a seed; return how many there were."""
-    fallbacks = 0
-    for box, component in _components(inside):
-        if not seeds[box][component].any():
-            seeds[box][np.unravel_index(_deepest(component, spacing), component.shape)] = True
-            fallbacks += 1
-    return fallbacks
-
-
-def _components(inside: BoolArray) -> Iterator[tuple[Box, BoolArray]]:
-    """Yield (box, mask within it) of each 26-connected component."""
-    labels, _ = ndimage.label(inside, _26_NEIGHBOURS)
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        yield box, labels[box] == number
+    """Seed, in place, the deepest voxel of every 26-connected component without a seed; return how many there were."""
+    components = cc3d.connected_components(inside, connectivity=26)
+    seedless = set(range(1, int(components.max()) + 1)) - set(np.unique(components[seeds]).tolist())
+    if not seedless:
+        return 0
+    boxes = ndimage.find_objects(components)
+    for number in seedless:
+        box = boxes[number - 1]
+        component = components[box] == number
+        seeds[box][np.unravel_index(_deepest(component, spacing), component.shape)] = True
+    return len(seedless)
 
 
 def _deepest(component: BoolArray, spacing: Sequence[float]) -> int:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from skimage.morphology import ball, binary_erosion, skeletonize
 
-from geols_precompute.maps.seeds import class_seeds
+from geols_precompute.maps.seeds import class_boxes, class_seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*binary_erosion.*:FutureWarning")
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)).filter(np.any)
@@ -54,6 +54,29 @@ def test_every_component_has_a_seed_with_skeleton_and_erosion(mask, strategy):
     assert fallbacks == without
     assert all(seeds[labels == n].any() for n in range(1, count + 1))
     assert seeds.sum() == plain.sum() + fallbacks
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(
+        np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.sampled_from([0, 1, 2, 255])
+    ),
+    st.sampled_from(["skeleton", "erosion", "boundary", "centroid", "random-3"]),
+)
+def test_the_seeds_of_a_box_are_those_of_the_volume(label, strategy):
+    boxes = class_boxes(label)
+    assert set(boxes) == set(np.unique(label))
+    for index, box_of_class in boxes.items():
+        mask, ignored = label == index, label == 255
+        assert mask[box_of_class].sum() == mask.sum()
+        found, fallbacks = class_seeds(
+            mask[box_of_class], strategy, (2.0, 1.0, 0.5), ignore_ZYX=ignored[box_of_class], random_key="a"
+        )
+        of_volume, expected = class_seeds(mask, strategy, (2.0, 1.0, 0.5), ignore_ZYX=ignored, random_key="a")
+        assert fallbacks == expected
+        placed = np.zeros_like(mask)
+        placed[box_of_class] = found
+        np.testing.assert_array_equal(placed, of_volume)
 
 
 def test_an_even_cube_has_no_skeleton_so_its_deepest_voxel_is_the_seed():
