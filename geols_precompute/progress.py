@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from tqdm import tqdm
-
 from geols_precompute.formatting import printable, printable_lines
 
 #: Called when a case has ended, with its id and why it failed; the reason is empty if it did not fail.
@@ -46,6 +44,8 @@ def show_progress(total: int, what: str) -> Iterator[OnCase]:
 
     The bar moves once a minute where no terminal shows it, so that a log stays short.
     """
+    from tqdm import tqdm  # half the time that a command such as `geols-store info` takes, which has no progress
+
     on_terminal = sys.stderr.isatty()
     seconds_between = 0.1 if on_terminal else SECONDS_BETWEEN_LINES
     failures = 0

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,13 @@ from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.softlabel import Normalize
-from geols_precompute.store import files, guards, shard
+from geols_precompute.store import files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
 from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, Format
+
+if TYPE_CHECKING:
+    from geols_precompute.store.shard import Pread
 
 #: Metadata that a store keeps, in bytes of JSON; parsed they take up to 25 times as much. Beyond, they are read again.
 MAX_KEPT_BYTES = 32 * 2**20
@@ -133,6 +136,8 @@ class Store:
             InputError: no such case, or the window is not inside the volume.
             StoreError: a file is missing, truncated or damaged; never zeros in its place.
         """
+        from geols_precompute.store.shard import decode_window  # numcodecs takes long to import
+
         metadata, kind = self.metadata(case), self.root.arrays[name]
         shape = metadata.shapes[name]
         inside = _checked_window(window, shape[-3:])
@@ -154,7 +159,7 @@ class Store:
                 pread = _ranges_in(b"".join(pieces))
                 if state is not None:
                     self._hashed[relative] = state
-            return shard.decode_window(pread, declared, kind, shape, inside, self._named(relative))
+            return decode_window(pread, declared, kind, shape, inside, self._named(relative))
 
     def _checked_content(self, relative: str, sha256: str) -> bytes:
         content = files.read_limited(self.files, relative, files.MAX_METADATA_BYTES)
@@ -313,11 +318,11 @@ def local_files(path: Path) -> Files:
     return Folder(path)
 
 
-def _ranges_of(file: files.Readable) -> shard.Pread:
+def _ranges_of(file: files.Readable) -> Pread:
     return lambda offset, length: files.read_range(file, offset, offset + length)
 
 
-def _ranges_in(content: bytes) -> shard.Pread:
+def _ranges_in(content: bytes) -> Pread:
     return lambda offset, length: content[offset : offset + length]
 
 

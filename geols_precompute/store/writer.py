@@ -31,7 +31,6 @@ from geols_precompute.store.layout import (
     manifest,
     ome_metadata,
 )
-from geols_precompute.store.shard import encode_shard
 
 #: What a rename says where its new name is taken.
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -188,6 +187,8 @@ def commit_case(
     Raises:
         StoreError: the case is there already, made from the same sources, and is not equal to this one.
     """
+    from geols_precompute.store.shard import encode_shard  # numcodecs takes long to import
+
     format_ = _format_of(root)
     _require_written_version(root, read_attributes(root))
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
