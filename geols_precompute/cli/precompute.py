@@ -204,7 +204,7 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
 
     check_stores(plan)
     say(*describe(plan).splitlines())
-    compile_once(plan.recipe.maps)
+    compile_once(plan.recipe.maps, say)
     with show_progress(len(plan.tasks), "headers") as on_case:
         found = estimate(plan, on_case)
     for problem in found.problems:
@@ -238,7 +238,7 @@ def show_preview(plan: Plan, case: str) -> int:
 
     check_stores(plan)
     say(*describe(plan).splitlines())
-    compile_once(plan.recipe.maps)
+    compile_once(plan.recipe.maps, say)
     path = plan.out / f"preview-{plan.name}-{case}.html"
     for flag in write_preview(plan, case, path).flags:
         say(f"{flag.kind}: {flag.text}")

@@ -30,6 +30,13 @@ def jit(function: F) -> F:
         numba.config.CACHE_DIR = before
 
 
+def is_cached(module: str) -> bool:
+    """Whether kernels of a module of this name have been compiled before, and kept."""
+    folder = _cache_folder()
+    # numba names what it keeps after the module and the function
+    return folder is not None and next(folder.rglob(f"{module}.*.nbi"), None) is not None
+
+
 @functools.cache
 def _cache_folder() -> Path | None:
     """Return a folder for machine code, named by the sources of all kernels; None if no place can be written.

@@ -16,6 +16,7 @@ import numpy as np
 from geols_precompute.errors import ClusterError, MissingExtraError
 from geols_precompute.formatting import plural, readable
 from geols_precompute.geodesic import compile_kernels
+from geols_precompute.geodesic.jit import is_cached
 from geols_precompute.maps import decay
 from geols_precompute.maps.skeleton import skeleton
 from geols_precompute.recipe.parameters import MapParameters
@@ -245,12 +246,18 @@ def close_uninterrupted(*opened: Any) -> None:
                 one.close()
 
 
-def compile_once(parameters: MapParameters) -> None:
+def compile_once(parameters: MapParameters, say: Callable[[str], None] = lambda text: None) -> None:
     """Compile what the maps need into numba's cache on disk, so that workers load it and do not compile it, too.
+
+    Args:
+        parameters: of the maps.
+        say: is told beforehand that this will take a while, where it will.
 
     Raises:
         MissingExtraError: the engine is GeodisTK, and it is not installed.
     """
+    if not is_cached("exact" if parameters.iterations == "exact" else "raster"):
+        say("compiling kernels, once for this installation: about a minute")
     compile_kernels(
         metric=parameters.metric,
         lam=parameters.lam,
