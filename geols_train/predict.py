@@ -22,7 +22,7 @@ from geols_precompute.data.formats.nifti import write_image
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.orientation import orientation_of, turn_back, turned
-from geols_precompute.data.prepare import prepare, prepared_size, to_int16
+from geols_precompute.data.prepare import notes_of_range, prepare, prepared_size, to_int16
 from geols_precompute.data.volumes import Volume, read_volume
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.formatting import readable
@@ -95,15 +95,15 @@ class Predictor:
             if on_note is not None:
                 for note in volume.notes:
                     on_note(note)
-            probabilities_CZYX = self.probabilities(volume)
+            probabilities_CZYX = self.probabilities(volume, on_note=on_note)
         readers = readers_of(source_files(case), out)
         write_image(label_map(probabilities_CZYX, self.spec), volume.geometry, path, readers=readers)
         for second in more:
             write_image(probabilities_CZYX, volume.geometry, second, readers=readers)
         return path
 
-    def probabilities(self, volume: Volume) -> Float32Array:
-        """Return class probabilities [c,z,y,x] on the volume's own grid.
+    def probabilities(self, volume: Volume, *, on_note: Callable[[str], object] | None = None) -> Float32Array:
+        """Return class probabilities [c,z,y,x] on the volume's own grid; `on_note` is told if 16 bits lose its range.
 
         Raises:
             InputError: the volume cannot be prepared.
@@ -111,6 +111,9 @@ class Predictor:
         """
         self.require_memory(volume.geometry)
         prepared = prepare(volume, self.spec.preprocessing)
+        if on_note is not None:
+            for note in notes_of_range(prepared.image, self.spec.preprocessing.modalities):
+                on_note(note)
         image = torch.from_numpy(network_input(prepared.image, self.spec))
         probabilities = predict_probabilities(
             self.network, image, window=self.spec.window, overlap=self.spec.overlap, precision=self.precision

@@ -22,6 +22,8 @@ from geols_precompute.recipe.parameters import Preprocessing
 
 #: Below so many levels in the foreground, a volume of 16 bits has lost what the file had.
 FEW_LEVELS = 256
+#: Where there is no foreground, the range between these percentiles counts, taken from so many voxels.
+_MIDDLE, _SAMPLE = (0.5, 99.5), 10**6
 _INT16_LOW, _INT16_HIGH = -(2**15), 2**15 - 1
 
 
@@ -91,7 +93,7 @@ def prepare_source(
         geometry=prepared.geometry,
         source_geometry=volume.geometry,
         source=source,
-        notes=(*volume.notes, *lost, *_notes_of_range(prepared.image, foreground_ZYX, preprocessing.modalities)),
+        notes=(*volume.notes, *lost, *notes_of_range(prepared.image, preprocessing.modalities, foreground_ZYX)),
     )
 
 
@@ -114,24 +116,39 @@ def _foreground_counts(label_ZYX: UInt8Array) -> dict[int, int]:
     return {index: int(count) for index, count in enumerate(counts) if count and index not in (0, IGNORE_INDEX)}
 
 
-def _notes_of_range(image_MZYX: Float32Array, foreground_ZYX: BoolArray, modalities: Sequence[str]) -> tuple[str, ...]:
-    """Return a note for each modality whose range leaves the foreground but a few of the 65,536 levels of 16 bits."""
-    if not foreground_ZYX.any():
-        return ()
+def notes_of_range(
+    image_MZYX: Float32Array, modalities: Sequence[str], foreground_ZYX: BoolArray | None = None
+) -> tuple[str, ...]:
+    """Return a note for each modality whose range leaves what counts but a few of the 65,536 levels of 16 bits.
+
+    Args:
+        image_MZYX: intensities [modality,z,y,x].
+        modalities: their names.
+        foreground_ZYX: the voxels that count; of an image without foreground, 99 % of its voxels, those in the middle
+            of the range.
+    """
     notes = []
     for name, modality in zip(modalities, image_MZYX, strict=True):
         low, high = float(modality.min()), float(modality.max())
-        inside = modality[foreground_ZYX]
+        few = FEW_LEVELS * (high - low) / (_INT16_HIGH - _INT16_LOW)
         # a look at the range first: counting levels takes a sort
-        if float(np.ptp(inside)) >= FEW_LEVELS * (high - low) / (_INT16_HIGH - _INT16_LOW):
-            continue
-        there = len(np.unique(inside))
-        kept = len(np.unique(to_int16(modality[np.newaxis])[0][0][foreground_ZYX]))
+        if foreground_ZYX is not None and foreground_ZYX.any():
+            counts, where = foreground_ZYX, "in the foreground"
+            if float(np.ptp(modality[counts])) >= few:
+                continue
+        else:
+            some = modality.ravel()[:: max(1, modality.size // _SAMPLE)]
+            least, most = np.percentile(some, _MIDDLE)
+            if most - least >= few:
+                continue
+            counts, where = (modality >= least) & (modality <= most), "in 99 % of the voxels"
+        there = len(np.unique(modality[counts]))
+        kept = len(np.unique(to_int16(modality[np.newaxis])[0][0][counts]))
         if 2 * kept <= there:
             notes.append(
                 f"intensities of {name} span {low:.6g} to {high:.6g}, which leaves {plural(kept, 'level')} of the "
-                f"{there} in the foreground, in the stored volume and in the maps; clip them, for example with --clip "
-                "0.5 99.5 (percentiles), or mend the file"
+                f"{there} {where}, in 16 bits, in which volumes are stored and maps and predictions are computed; clip "
+                "them, for example with --clip 0.5 99.5 (percentiles), or mend the file"
             )
     return tuple(notes)
 

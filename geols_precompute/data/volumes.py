@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from geols_precompute.arrays import Float32Array, Int32Array
 from geols_precompute.data.formats.itk import open_image
 from geols_precompute.data.formats.names import wrong_name
-from geols_precompute.data.formats.payload import check_payload, scale_of
+from geols_precompute.data.formats.payload import check_payload, scaling_of
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.grid import Grid, common_grid, grid_of
 from geols_precompute.digests import array_sha256, canonical_json, sha256_hex
@@ -27,6 +28,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 #: How far a label value may lie from a whole number, as a share of it: what float32 rounds.
 _ROUNDING = 1e-6
+#: SimpleITK takes a scl_slope below this for 1.
+_LEAST_SLOPE = float(np.finfo(np.float64).eps)
 #: Integers that a header scales by more do not tell whole numbers from others.
 _LARGEST_SLOPE = 0.2
 
@@ -82,9 +85,9 @@ def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
 
 def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
     """Read a file: (array [channel,z,y,x], where it lies)."""
-    stored, mended = None, ""
+    stored, notes = None, []
     if not path.is_dir():
-        stored, mended = check_payload(path), wrong_name(path)
+        stored, notes = check_payload(path), [wrong_name(path)]
     if stored is not None:
         # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
         _require_finite(stored, path)
@@ -101,7 +104,36 @@ def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
     if array.shape[1] == 1 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
         raise InputError(f"{path}: a single slice of size {image.GetSize()}; 2-D images are not supported")
     grid = grid_of(image, path)
-    return array, replace(grid, notes=(*grid.notes, mended)) if mended else grid
+    if not path.is_dir():
+        array, scaled = _scaled_as_declared(array, stored, path)
+        notes.append(scaled)
+    return array, replace(grid, notes=(*grid.notes, *filter(None, notes)))
+
+
+def _scaled_as_declared(array: NDArray[Any], stored: NDArray[Any] | None, path: Path) -> tuple[NDArray[Any], str]:
+    """Return what SimpleITK has read of a file, scaled as its NIfTI header says, and a note.
+
+    Where scl_slope is 0 or not finite there is no scale, and scl_inter does not count (NIfTI-1, and nibabel). SimpleITK
+    adds it all the same, and takes a very small slope for 1.
+
+    Args:
+        array: read by SimpleITK, [channel,z,y,x].
+        stored: its floating-point voxels before scaling, of a NIfTI file that has such.
+        path: of the file.
+    """
+    slope, inter = scaling_of(path)
+    is_scaled = math.isfinite(slope) and slope != 0
+    added = inter if math.isfinite(inter) else 0.0
+    note = ""
+    if is_scaled and added != inter:
+        note = f"scl_inter of the header is {inter}; it is taken as 0"
+    elif not is_scaled and added:
+        note = f"scl_slope of the header is {slope:g}, so that its scl_inter {inter:g} does not count"
+    if is_scaled and abs(slope) >= _LEAST_SLOPE:
+        return array, note
+    if added:
+        array = stored if stored is not None else np.rint(array - added)
+    return (array * slope + added if is_scaled else array), note
 
 
 def fingerprint(volume: Volume) -> dict[str, Any]:
@@ -162,7 +194,7 @@ def _whole_numbers(array: NDArray[Any], path: Path) -> tuple[Int32Array, tuple[s
     label = np.rint(array).astype(np.int32) if array.dtype.kind == "f" else array.astype(np.int32)
     if array.dtype.kind != "f" or np.array_equal(label, array):
         return label, ()
-    slope = abs(scale_of(path))
+    slope = abs(scaling_of(path)[0])
     half_a_step = 0.5 * slope if slope <= _LARGEST_SLOPE else 0.0
     off = np.abs(label - array)
     wrong = off > half_a_step + _ROUNDING * np.maximum(1, np.abs(array))

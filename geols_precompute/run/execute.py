@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from geols_precompute.atomic import replace_file, writing_to
+from geols_precompute.data.geometry import Geometry
+from geols_precompute.data.orientation import orientation_of
 from geols_precompute.digests import canonical_json
-from geols_precompute.errors import OutputError
+from geols_precompute.errors import OutputError, StoreError
 from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.run import state
@@ -41,8 +44,8 @@ class Summary:
         computed, reused, unchanged: how many cases.
         failures: case id to the reason why it failed, in one line.
         notes: case id to what a person should know about it.
-        orientations: how many of the cases that were read have axes that run so, see `orientation_of`; empty if the
-            recipe turns them.
+        orientations: how many of the cases have axes that run so, see `orientation_of`, those included that were done
+            before; empty if the recipe turns them.
         traces: case id to where it failed in the code, for those that failed while they were computed.
     """
 
@@ -75,7 +78,7 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
     notes: dict[str, tuple[str, ...]] = {}
     traces: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    orientations: Counter[str] = Counter()
+    orientations = _orientations(plan)
     log = state.log_path(plan.out, state.STATE, plan.suffix)
     with writing_to(plan.out):
         failed = [state.failed_record(case, plan.name, reason, plan.run) for case, reason in failures.items()]
@@ -110,6 +113,16 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
         orientations={} if plan.recipe.preprocessing.orientation else orientations,
         traces=traces,
     )
+
+
+def _orientations(plan: Plan) -> Counter[str]:
+    """Return how many of the finished cases have axes that run so, as their volumes say of their files."""
+    counts: Counter[str] = Counter()
+    for case in plan.finished:
+        with suppress(StoreError, LookupError, TypeError, ValueError):
+            source = read_attributes(plan.volumes / case)["source_geometry"]
+            counts[orientation_of(Geometry.from_json(source))] += 1
+    return counts
 
 
 def create_stores(plan: Plan) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from geols_precompute.errors import InputError
 
 #: How far a slice may lie from where even steps would have it, of a step: scanners round positions.
 _STEP_TOLERANCE = 0.02
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
+_POSITION, _ORIENTATION, _BITS = "0020|0032", "0020|0037", "0028|0100"
+#: Transfer syntaxes whose voxels are stored as they are.
+_PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")
 
 
 def is_series(folder: Path) -> bool:
@@ -71,8 +75,12 @@ def series_geometry(folder: Path) -> tuple[Geometry, int]:
         raise InputError(f"{folder}: its DICOM series has a single slice; 2-D images are not supported")
     first = headers[0]
     for path, header in zip(files, headers, strict=True):
-        if header.GetSize() != first.GetSize() or _numbers(header, _ORIENTATION) != _numbers(first, _ORIENTATION):
-            raise InputError(f"{path}: its size or orientation is not that of {files[0].name}; remove it, or convert")
+        require_voxels(path, header)
+        if _plane(header) != _plane(first):
+            raise InputError(
+                f"{path}: its size, spacing, orientation or voxel type is not that of {files[0].name}; remove it, or "
+                "convert the series to .nii.gz"
+            )
     step = _step([_numbers(header, _POSITION) for header in headers], _numbers(first, _ORIENTATION), folder)
     geometry = Geometry(
         size=(first.GetSize()[0], first.GetSize()[1], len(files)),
@@ -81,6 +89,11 @@ def series_geometry(folder: Path) -> tuple[Geometry, int]:
         direction=first.GetDirection(),
     )
     return geometry, first.GetNumberOfComponents()
+
+
+def _plane(header: sitk.ImageFileReader) -> tuple[object, ...]:
+    """Return what all slices of a series have in common; SimpleITK takes it from the first of them, unseen."""
+    return header.GetSize(), header.GetSpacing()[:2], _numbers(header, _ORIENTATION), header.GetPixelID()
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -104,6 +117,23 @@ def read_information(path: Path) -> sitk.ImageFileReader:
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader
+
+
+def require_voxels(path: Path, header: sitk.ImageFileReader) -> None:
+    """Refuse a DICOM file that declares more voxels than it can hold; SimpleITK fills up what is missing.
+
+    Of compressed ones only the decoder knows.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    with path.open("rb") as file:
+        syntax = re.search(rb"\x02\x00\x10\x00UI..([0-9.]+)", file.read(2**11), re.DOTALL)
+    if not header.HasMetaDataKey(_BITS) or (syntax and syntax[1] not in _PLAIN):
+        return
+    needed = math.prod(header.GetSize()) * header.GetNumberOfComponents() * int(header.GetMetaData(_BITS)) // 8
+    if needed > (held := path.stat().st_size):
+        raise InputError(f"{path}: {held} bytes where the header needs {needed}; copy it again from its source")
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str) -> tuple[float, ...]:

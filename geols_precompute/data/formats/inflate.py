@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from bz2 import BZ2File
 from collections.abc import Iterable
 from gzip import GzipFile
 
@@ -30,7 +29,7 @@ def inflated_bytes(pieces: Iterable[bytes]) -> int:
     return held
 
 
-def read_bytes(file: BZ2File | GzipFile) -> int:
+def read_bytes(file: GzipFile) -> int:
     """Return how many bytes are left in a file, read to its end."""
     held = 0
     while piece := file.read(PIECE):

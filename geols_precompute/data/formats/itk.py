@@ -10,9 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from geols_precompute.data.formats.dicom import read_information, read_series
+from geols_precompute.data.formats.dicom import read_information, read_series, require_voxels
 from geols_precompute.data.formats.names import readable_file
-from geols_precompute.data.formats.payload import require_plausible
+from geols_precompute.data.formats.payload import refuse_unchecked, require_plausible
 from geols_precompute.errors import InputError
 
 _BYTES = {
@@ -51,6 +51,7 @@ def open_image(path: Path) -> sitk.Image:
             reader = read_information(file)
             voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
             require_plausible(path, voxels * _BYTES.get(reader.GetPixelID(), 1))
+            require_voxels(path, reader)
             return reader.Execute()
     except (RuntimeError, TypeError) as error:
         raise _unreadable(path, error) from error
@@ -61,8 +62,9 @@ def open_header(path: Path) -> sitk.ImageFileReader:
     """Return a reader that has read the header of a file, and no voxel.
 
     Raises:
-        InputError: SimpleITK cannot read it.
+        InputError: SimpleITK cannot read it, or the format is none that is read.
     """
+    refuse_unchecked(path)
     try:
         with readable_file(path, voxels=False) as file:
             return read_information(file)

@@ -6,9 +6,10 @@ looks for the voxels, and does not compare checksums.
 
 from __future__ import annotations
 
-import bz2
 import gzip
+import itertools
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ GZIP = b"\x1f\x8b"
 #: Of one file, uncompressed; the stores take no larger array.
 MAX_BYTES = 2**34
 #: How well a compression packs at best; a file that declares more cannot hold it.
-MAX_RATIO = {"": 1, "deflate": 1032, "bzip2": 2**21}
+MAX_RATIO = {"": 1, "deflate": 1032}
 #: Of formats that are not looked into here: deflate, of integers that are read as numbers of 64 bits.
 _UNKNOWN_RATIO = 8 * 1032
 _AGAIN = "copy it again from its source"
@@ -37,6 +38,10 @@ _CONVERT = "convert the volume to .nii.gz"
 _NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32}
 _NIFTI_BITS |= {1024: 64, 1280: 64, 1536: 128, 1792: 128, 2048: 256, 2304: 32}
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
+#: Formats that are refused, by their endings: SimpleITK does not compare their checksums, or there are none; and what
+#: converts them.
+_UNCHECKED = dict.fromkeys((".mgh", ".mgz"), ("MGH", "mri_convert a.mgz a.nii.gz"))
+_UNCHECKED[".mnc"] = ("MINC", "mnc2nii a.mnc a.nii")
 #: The endings of formats that are looked into here.
 _CHECKED = (".nii", ".hdr", ".img", ".gipl", ".vtk", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff")
 _GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
@@ -53,12 +58,14 @@ class Declared:
         size: bytes of the voxels.
         floats: dtype of floating-point voxels that SimpleITK alters (NaN becomes zero); None of others.
         shape: of the voxels [channel,z,y,x], where `floats` is given.
+        numbers: how many there are, of voxels that are text.
     """
 
     start: int
     size: int
     floats: np.dtype[Any] | None = None
     shape: tuple[int, ...] = ()
+    numbers: int = 0
 
 
 def check_payload(path: Path) -> NDArray[Any] | None:
@@ -73,6 +80,8 @@ def check_payload(path: Path) -> NDArray[Any] | None:
     """
     try:
         return _check(path)
+    except InputError:
+        raise
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise InputError(f"{path}: its gzip data are damaged ({error}); {_AGAIN}") from error
@@ -91,18 +100,19 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP
 
 
-def scale_of(path: Path) -> float:
-    """Return the factor by which a NIfTI header scales the stored integers; 1 of others and where it says none."""
+def scaling_of(path: Path) -> tuple[float, float]:
+    """Return (scl_slope, scl_inter) of a NIfTI header, as they stand there; (1, 0) of other files."""
     if suffix(path) not in (".nii", ".hdr", ".img"):
-        return 1.0
-    with opened(path) as file:
-        head = file.read(PIECE)
+        return 1.0, 0.0
+    with opened(path if suffix(path) == ".nii" else header_and_voxels(path)[0]) as file:
+        head = file.read(540)
     for order in "<>":
         size = struct.unpack_from(order + "i", head)[0]
-        if size in (348, 540):
-            place, kind = (112, "f") if size == 348 else (176, "d")
-            return float(struct.unpack_from(order + kind, head, place)[0]) or 1.0
-    return 1.0
+        if size == 348 and head[344:347] in (b"n+1", b"ni1"):
+            return struct.unpack_from(order + "2f", head, 112)
+        if size == 540:
+            return struct.unpack_from(order + "2d", head, 176)
+    return 1.0, 0.0
 
 
 def suffix(path: Path) -> str:
@@ -112,8 +122,7 @@ def suffix(path: Path) -> str:
 
 def _check(path: Path) -> NDArray[Any] | None:
     ending = suffix(path)
-    if ending in (".mgh", ".mgz"):
-        raise InputError(f"{path}: MGH volumes are not read; {_CONVERT}, for example: mri_convert a.mgz a.nii.gz")
+    refuse_unchecked(path)
     if ending == ".nii":
         return _check_plain(path, path, _nifti)
     if ending in (".hdr", ".img"):
@@ -128,9 +137,22 @@ def _check(path: Path) -> NDArray[Any] | None:
         _check_nrrd(path)
     elif ending in (".tif", ".tiff"):
         check_tiff(path, MAX_BYTES)
-    elif ending not in (".dcm", ".mnc") and not _is_dicom(path):
+    elif ending != ".dcm" and not _is_dicom(path):
         raise InputError(f"{path}: not a format whose files can be told whole from cut short; {_CONVERT}")
     return None
+
+
+def refuse_unchecked(path: Path) -> None:
+    """Refuse a file of a format in which damage cannot be told.
+
+    Raises:
+        InputError: naming the format, and what converts it.
+    """
+    if (ending := suffix(path)) in _UNCHECKED:
+        name, command = _UNCHECKED[ending]
+        raise InputError(
+            f"{path}: {name} volumes are not read, as damage to one cannot be told; {_CONVERT}, for example: {command}"
+        )
 
 
 def require_plausible(path: Path, declared: int) -> None:
@@ -159,7 +181,10 @@ def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declar
     """Check a file whose voxels follow at an offset; (see `check_payload`) the voxels in which NaN can be found."""
     with opened(header) as file:
         head = file.read(PIECE)
-    declared = parse(head, data != header)
+    try:
+        declared = parse(head, data != header)
+    except InputError as error:
+        raise InputError(f"{header}: {error}; {_AGAIN}, or mend the header") from error
     if declared is None:
         return None
     needed = declared.start + declared.size
@@ -168,6 +193,8 @@ def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declar
     content = _decompressed(data, needed) if packed else np.memmap(data, np.uint8, "r").data
     if len(content) < needed:
         raise InputError(f"{data}: {len(content)} bytes where the header needs {needed}; {_AGAIN}")
+    if declared.numbers:
+        _require_numbers(data, content[declared.start :], declared.numbers)
     if declared.floats is None:
         return None
     count = declared.size // declared.floats.itemsize
@@ -192,7 +219,12 @@ def _decompressed(path: Path, needed: int) -> memoryview:
 
 
 def _nifti(head: bytes, detached: bool) -> Declared | None:
-    for order in "<>":
+    """A NIfTI or Analyze header.
+
+    Raises:
+        InputError: it is none, or says what SimpleITK would read as something else.
+    """
+    for order in "<>" if len(head) >= 348 else "":
         size = struct.unpack_from(order + "i", head)[0]
         if size == 348:
             sizes = struct.unpack_from(order + "8h", head, 40)
@@ -202,9 +234,13 @@ def _nifti(head: bytes, detached: bool) -> Declared | None:
             code, start = struct.unpack_from(order + "h", head, 12)[0], struct.unpack_from(order + "q", head, 168)[0]
         else:
             continue
-        if not 1 <= sizes[0] <= 7 or code not in _NIFTI_BITS or not math.isfinite(start):
+        if not 1 <= sizes[0] <= 7 or code not in _NIFTI_BITS:
             return None
         axes = [max(1, n) for n in sizes[1 : sizes[0] + 1]] + [1, 1]
+        if any(n < 1 for n in sizes[1 : min(sizes[0], 3) + 1]):
+            raise InputError(f"its size is {tuple(sizes[1 : sizes[0] + 1])} (x,y,z)")
+        if not (math.isfinite(start) and (detached or start >= size)):
+            raise InputError(f"its voxels begin at byte {start:g} (vox_offset), within its header of {size} bytes")
         floats = np.dtype(order + _NIFTI_FLOATS[code]) if code in _NIFTI_FLOATS else None
         voxels = math.prod(axes)
         return Declared(
@@ -213,7 +249,7 @@ def _nifti(head: bytes, detached: bool) -> Declared | None:
             floats=floats,
             shape=(voxels // math.prod(axes[:3]), *axes[2::-1]),
         )
-    return None
+    raise InputError(f"cannot be read as an image: its first bytes {head[:8]!r} are not those of a NIfTI header")
 
 
 def _gipl(head: bytes, detached: bool) -> Declared | None:
@@ -243,7 +279,9 @@ def _vtk(head: bytes, detached: bool) -> Declared | None:
             if head[start:].startswith(b"LOOKUP_TABLE"):
                 start = head.index(b"\n", start) + 1
             numbers = voxels * components
-            return Declared(start=start, size=numbers * itemsize if binary else _least_text(numbers))
+            if binary:
+                return Declared(start=start, size=numbers * itemsize)
+            return Declared(start=start, size=_least_text(numbers), numbers=numbers)
     return None
 
 
@@ -262,7 +300,9 @@ def _check_metaimage(path: Path) -> None:
     files, start = (files, max(0, int(fields.get("HeaderSize", 0)))) if files else ((path,), after)
     packed = fields.get("CompressedData", "False").lower() == "true"
     if fields.get("BinaryData", "True").lower() == "false":
-        declared = _least_text(declared // itemsize)
+        numbers, declared = declared // itemsize, _least_text(declared // itemsize)
+        if len(files) == 1 and not packed:
+            _require_numbers(path, files[0].read_bytes()[start:], numbers)
     _check_files(path, files, start, declared, "zlib" if packed else "")
 
 
@@ -274,9 +314,15 @@ def _check_nrrd(path: Path) -> None:
     files, start = (files, 0) if files else ((path,), after)
     encoding = fields["encoding"].lower()
     if encoding in ("txt", "text", "ascii", "hex"):
-        declared = 2 * declared if encoding == "hex" else _least_text(declared // itemsize)
+        numbers, declared = declared // itemsize, 2 * declared
+        if encoding != "hex":
+            declared = _least_text(numbers)
+            if len(files) == 1 and not {"byteskip", "lineskip"} & fields.keys():
+                _require_numbers(path, files[0].read_bytes()[start:], numbers)
     declared += max(0, int(fields.get("byteskip", 0))) * len(files)
-    packed = encoding if encoding in ("gz", "gzip", "bz2", "bzip2") else ""
+    if encoding in ("bz2", "bzip2"):
+        raise InputError(f"{path}: is packed with bzip2, which SimpleITK does not read; write it with gzip")
+    packed = encoding if encoding in ("gz", "gzip") else ""
     _check_files(path, files, start, declared, packed, lines=int(fields.get("lineskip", 0)))
 
 
@@ -284,10 +330,27 @@ def _check_files(
     path: Path, files: Sequence[Path], start: int, declared: int, encoding: str, *, lines: int = 0
 ) -> None:
     """Compare what a header declares with its files, from the byte `start` of each, all of them decompressed."""
-    ratio = MAX_RATIO["bzip2" if encoding.startswith("bz") else "deflate" if encoding else ""]
+    ratio = MAX_RATIO["deflate" if encoding else ""]
     _require_possible(path, declared, sum(file.stat().st_size - start for file in files), ratio)
     if encoding and (held := sum(_compressed_bytes(file, start, encoding, lines) for file in files)) < declared:
         raise InputError(f"{path}: its compressed data hold {held} bytes where the header needs {declared}; {_AGAIN}")
+
+
+def _require_numbers(path: Path, text: bytes | memoryview, needed: int) -> None:
+    """Refuse voxels as text that are fewer than the header needs, or no numbers.
+
+    Raises:
+        InputError: naming how many there are, or what is no number.
+    """
+    found = 0
+    for word in itertools.islice(re.finditer(rb"[^\s,]+", text), needed):
+        try:
+            float(word[0])
+        except ValueError:
+            raise InputError(f"{path}: {bytes(word[0])[:20]!r} is no number; {_AGAIN}") from None
+        found += 1
+    if found < needed:
+        raise InputError(f"{path}: {found} numbers where the header needs {needed}; {_AGAIN}")
 
 
 def _least_text(numbers: int) -> int:
@@ -310,8 +373,6 @@ def _compressed_bytes(path: Path, start: int, encoding: str, lines: int) -> int:
             file.readline(PIECE)
         if encoding == "zlib":
             return inflated_bytes(iter(lambda: file.read(PIECE), b""))
-        if encoding.startswith("bz"):
-            return read_bytes(bz2.BZ2File(file))
         return read_bytes(gzip.GzipFile(fileobj=file))
 
 

@@ -53,23 +53,28 @@ def find_images(
     if manifest.suffix == ".csv" and manifest.is_file():
         return _manifest_cases(manifest, modalities).checked()
     folder = next((root / name for name in IMAGE_FOLDERS if _holds_image(root / name)), root)
-    numbers = _Numbers.of(folder, modalities)
+    numbers = _Numbers.of(root.parent if root.is_file() else folder, modalities)
     names = FileNames.of(modalities, numbers.modalities)
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
+    not_taken = ""
     for path in [root] if root.is_file() else images_below(folder, DEPTH):
         if leave_out is not None and leave_out.resolve() in path.resolve().parents:
             continue
+        not_taken = numbers.contradiction if _has_number(path) else not_taken
         if part := names.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
     if not groups:
-        raise InputError(f"{root}: no image of a known format in it; name a folder of images")
-    by_number = any(m is not None and _has_number(path) for files in groups.values() for m, path in files)
-    if on_note and by_number and numbers.note:
+        raise InputError(not_taken or f"{root}: no image of a known format in it; name a folder of images")
+    by_order = any(m is None or _has_number(path) for files in groups.values() for m, path in files)
+    if on_note and by_order and numbers.note:
         on_note(numbers.note)
     found = CaseList()
     for (_, case_id), files in sorted(groups.items()):
-        _add(found, case_id, files, modalities)
+        if numbers.contradiction and [modality for modality, _ in files] == [None]:
+            found.refuse(case_id, f"{files[0][1]}: {numbers.contradiction}")
+        else:
+            _add(found, case_id, files, modalities)
     return found.checked()
 
 
@@ -143,10 +148,12 @@ class _Numbers:
     Attributes:
         modalities: the place, in what the network takes, of each channel number; None if it is not taken.
         note: empty where names tell.
+        contradiction: why a file that holds all channels is not what the network takes; empty where it is.
     """
 
     modalities: Sequence[int | None]
     note: str = ""
+    contradiction: str = ""
 
     @classmethod
     def of(cls, folder: Path, modalities: Sequence[str]) -> Self:
@@ -163,7 +170,11 @@ class _Numbers:
         places = [index_of(name, modalities) for name in channels.names]
         if any(place is None for place in places) and are_renamed(channels, modalities):
             return cls(modalities=range(len(modalities)), note=renaming_note(channels.names, modalities, path))
-        return cls(modalities=places)
+        contradiction = ""
+        if places != [*range(len(modalities))]:
+            contradiction = f"{path} names the channels {', '.join(channels.names)}; the network takes "
+            contradiction += f"{', '.join(modalities)}, in this order; write such files, or correct the names there"
+        return cls(modalities=places, contradiction=contradiction)
 
 
 def _described_channels(folder: Path) -> tuple[Path, Channels] | None:

@@ -259,6 +259,18 @@ def test_csv_as_excel_writes_it_and_rows_that_are_too_long(tmp_path):
         discover(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_csv_in_the_encodings_of_spreadsheets(tmp_path, encoding):
+    touch(tmp_path, "größe.mha", "l.mha")
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "cases.csv").write_bytes(f"{mark}case,label,ct\r\na,l.mha,größe.mha\r\n".encode(encoding))
+    (case,) = discover(tmp_path).cases
+    assert case.images == (tmp_path / "größe.mha",)
+    (tmp_path / "cases.csv").write_bytes("case,label,ct\na,l.mha,größe.mha\n".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        discover(tmp_path)
+
+
 def test_paths_that_are_not_utf8_are_refused_before_any_library_sees_them(tmp_path):
     import os
 

@@ -89,8 +89,39 @@ def test_channels_that_the_run_has_renamed_keep_their_order(tmp_path):
     touch(tmp_path, "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "PET"}}))
     assert found(tmp_path, ("a", "b"))[0] == {"t": ["imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz"]}
-    with pytest.raises(InputError, match="no image of a known format"):
+    with pytest.raises(InputError, match="names the channels CT, PET; the network takes a"):
         find_images(tmp_path, ("a",))
+
+
+def test_a_file_of_all_channels_has_them_in_the_order_of_the_network(tmp_path):
+    touch(tmp_path, "imagesTs/a.nii.gz")
+    for channels, wanted in (({"0": "T2", "1": "FLAIR"}, ("flair", "t2w")), ({"0": "T1"}, ("ct",))):
+        (tmp_path / "dataset.json").write_text(json.dumps({"modality": channels}))
+        listed = f"{', '.join(channels.values())}; the network takes {', '.join(wanted)}, in this order"
+        for images in (tmp_path, tmp_path / "imagesTs/a.nii.gz"):
+            cases, (problem,) = find_images(images, wanted)
+            assert (cases, problem.case_id) == ((), "a")
+            assert listed in problem.reason
+        assert found(tmp_path, tuple(channels.values())) == ({"a": ["imagesTs/a.nii.gz"]}, {})
+
+
+def test_channels_of_one_file_that_only_their_order_names_are_said(tmp_path):
+    touch(tmp_path, "imagesTs/a.nii.gz")
+    notes = []
+    find_images(tmp_path, ("flair", "t2"), on_note=notes.append)
+    assert "no dataset.json names the channels; taken by their order: 0000 as flair, 0001 as t2" in notes.pop()
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}}))
+    find_images(tmp_path, ("ct",), on_note=notes.append)
+    assert "taken by their order: MRI as ct" in notes.pop()
+
+
+def test_a_file_named_by_itself_has_the_channel_of_its_number(tmp_path):
+    touch(tmp_path, "imagesTs/a_0000.nii.gz", "imagesTs/a_0001.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T2", "1": "FLAIR"}}))
+    ((case,), _) = find_images(tmp_path / "imagesTs/a_0001.nii.gz", ("flair",))
+    assert case.id == "a"
+    with pytest.raises(InputError, match="names the channels T2, FLAIR; the network takes flair"):
+        find_images(tmp_path / "imagesTs/a_0000.nii.gz", ("flair",))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,12 @@ def test_mixed_orientations_are_said_and_turned(tmp_path):
     root = mixed_folder(tmp_path / "in")
     flags = ["--workers", "0", "--classes", "1=organ", str(root)]
     said = CliRunner().invoke(command, ["--out", str(tmp_path / "mixed"), *flags])
-    assert "note: the axes of the cases run in 3 ways (1 ASL, 1 LPS, 1 RAS); --orientation RAS" in said.output
+    noted = "note: the axes of the cases run in 3 ways (1 ASL, 1 LPS, 1 RAS); --orientation RAS"
+    assert noted in said.output
+    # a run that computes nothing, or one case anew, says the same
+    assert noted in CliRunner().invoke(command, ["--out", str(tmp_path / "mixed"), *flags]).output
+    (root / "ASL-image.nii.gz").touch()
+    assert noted in CliRunner().invoke(command, ["--out", str(tmp_path / "mixed"), *flags]).output
     said = CliRunner().invoke(command, ["--out", str(tmp_path / "turned"), "--orientation", "ras", *flags])
     assert said.exit_code == 0
     assert "ways" not in said.output

@@ -5,11 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import locale
+import math
 import os
+import re
 import resource
 import struct
 import zlib
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -17,7 +20,6 @@ from datasets import write
 
 from geols_precompute.data.cases import Case
 from geols_precompute.data.formats.detached import source_files, volume_files
-from geols_precompute.data.formats.payload import check_payload
 from geols_precompute.data.headers import read_header
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.volumes import read_image, read_volume
@@ -25,7 +27,7 @@ from geols_precompute.errors import InputError
 
 RNG = np.random.default_rng(5)
 IMAGE = RNG.normal(size=(8, 9, 10)).astype(np.float32)
-WHOLE = ("tif", "vtk", "mha", "nrrd", "gipl", "gipl.gz", "nii", "nii.gz", "mnc")
+WHOLE = ("tif", "vtk", "mha", "nrrd", "gipl", "gipl.gz", "nii", "nii.gz")
 
 
 def saved(path, array=IMAGE, *, compressed=False):
@@ -207,18 +209,108 @@ def test_an_empty_scaled_volume_is_read(tmp_path):
     assert not read_image(tmp_path / "a.nii.gz")[0].any()
 
 
-def test_nrrd_in_bzip2_is_checked(tmp_path):
-    for array in (IMAGE, np.zeros((64, 256, 256), np.float32)):
-        z, y, x = array.shape
-        head = f"NRRD0004\ntype: float\ndimension: 3\nspace: left-posterior-superior\nsizes: {x} {y} {z}\n"
-        head += "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: bzip2\nspace origin: (0,0,0)\n\n"
-        packed = bytearray(bz2.compress(array.tobytes()))
-        (tmp_path / "a.nrrd").write_bytes(head.encode() + packed)
-        check_payload(tmp_path / "a.nrrd")
-    packed[len(packed) // 2] ^= 1
-    (tmp_path / "a.nrrd").write_bytes(head.encode() + packed)
-    with pytest.raises(InputError, match=r"a\.nrrd"):
-        check_payload(tmp_path / "a.nrrd")
+def text_header(ending, sizes, kind, *, packed="ascii"):
+    """The header of a volume of 16-bit numbers, by its format's specification."""
+    z, y, x = sizes
+    if ending == "vtk":
+        return (
+            f"# vtk DataFile Version 3.0\nx\n{kind}\nDATASET STRUCTURED_POINTS\nDIMENSIONS {x} {y} {z}\nSPACING 1 1 1\n"
+            f"ORIGIN 0 0 0\nPOINT_DATA {x * y * z}\nSCALARS scalars short 1\nLOOKUP_TABLE default\n"
+        )
+    if ending == "mha":
+        return (
+            f"ObjectType = Image\nNDims = 3\nBinaryData = False\nElementSpacing = 1 1 1\nDimSize = {x} {y} {z}\n"
+            "ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+        )
+    return (
+        f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: {x} {y} {z}\n"
+        f"space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: {packed}\nspace origin: (0,0,0)\n\n"
+    )
+
+
+@pytest.mark.parametrize("ending", ["vtk", "mha", "nrrd"])
+def test_voxels_as_text_are_whole_and_numbers(tmp_path, ending):
+    """Of a VTK file that ends early, or whose text is damaged, SimpleITK makes zeros of the rest."""
+    voxels = RNG.integers(1000, 30000, (4, 5, 6))
+    text, path = " ".join(map(str, voxels.ravel())) + "\n", tmp_path / f"a.{ending}"
+    head = text_header(ending, voxels.shape, "ASCII")
+    path.write_text(head + text)
+    np.testing.assert_array_equal(read_image(path)[0][0], voxels)
+    path.write_text(head + text[: len(text) * 9 // 10])
+    with pytest.raises(InputError, match=r"10\d numbers where the header needs 120"):
+        read_image(path)
+    path.write_text(head + text[:50] + "x" + text[51:])
+    with pytest.raises(InputError, match="is no number"):
+        read_image(path)
+
+
+def test_nrrd_in_bzip2_names_what_is_read(tmp_path):
+    head = text_header("nrrd", (2, 2, 2), "", packed="bzip2")
+    (tmp_path / "a.nrrd").write_bytes(head.encode() + bz2.compress(bytes(16)))
+    with pytest.raises(InputError, match=r"bzip2.*write it with gzip"):
+        read_image(tmp_path / "a.nrrd")
+
+
+def nifti(path, voxels, *, start=352.0, scale=(1.0, 0.0), sizes=None, after=b""):
+    """A NIfTI-1 file written byte by byte, of int16 or float32 voxels [z,y,x]."""
+    head = bytearray(352)
+    struct.pack_into("<i", head, 0, 348)
+    sizes = sizes or voxels.shape[::-1]
+    struct.pack_into("<8h", head, 40, len(sizes), *sizes, *[1] * (7 - len(sizes)))
+    struct.pack_into("<hh", head, 70, {"i": 4, "f": 16}[voxels.dtype.kind], 8 * voxels.dtype.itemsize)
+    struct.pack_into("<4f", head, 76, 1, 1, 1, 1)
+    struct.pack_into("<3f", head, 108, start, *scale)
+    head[344:348] = b"n+1\0"
+    path.write_bytes(bytes(head) + after + voxels.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("start", [0, 4, 347, -5, math.nan])
+def test_voxels_that_would_begin_within_the_header_are_refused(tmp_path, start):
+    """SimpleITK takes byte 348, four before the voxels of every file that is written so."""
+    path = nifti(tmp_path / "a.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4), start=start)
+    with pytest.raises(InputError, match=r"a\.nii: its voxels begin at byte .* \(vox_offset\)"):
+        read_image(path)
+
+
+def test_voxels_that_begin_at_an_odd_byte(tmp_path):
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    path = nifti(tmp_path / "a.nii", voxels, start=359, after=bytes(7))
+    np.testing.assert_array_equal(read_image(path)[0][0], voxels)
+
+
+@pytest.mark.parametrize("sizes", [(4, -3, 2), (4, 3, 0)])
+def test_a_size_that_is_none_is_refused(tmp_path, sizes):
+    path = nifti(tmp_path / "a.nii", np.zeros((2, 3, 4), np.int16), sizes=sizes)
+    with pytest.raises(InputError, match=re.escape(f"its size is {sizes}")):
+        read_image(path)
+
+
+def test_each_message_says_once_what_to_do(tmp_path):
+    path = nifti(tmp_path / "a.nii", np.zeros((2, 3, 4), np.int16), sizes=(4, 3, 9))
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    assert str(caught.value) == f"{path}: 400 bytes where the header needs 568; copy it again from its source"
+
+
+@pytest.mark.parametrize(
+    "scale", [(0, 5), (math.nan, 5), (math.inf, -3), (0, 0), (math.nan, math.nan), (-2, 3), (1e-30, 7)]
+)
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_the_scale_of_a_header_is_nibabels(tmp_path, scale, dtype):
+    voxels = (np.arange(24) * (1 if dtype == np.int16 else 0.37)).astype(dtype).reshape(2, 3, 4)
+    path = nifti(tmp_path / "a.nii", voxels, scale=scale)
+    array, _, note = read_image(path)
+    np.testing.assert_allclose(array[0], np.asarray(nib.load(path).dataobj).T, rtol=1e-6)
+    # a scale that does not count is said where it would change something
+    assert ("does not count" in note) == (scale[0] not in (-2, 1e-30) and bool(np.nan_to_num(scale[1])))
+
+
+def test_an_offset_that_is_no_number_is_said(tmp_path):
+    path = nifti(tmp_path / "a.nii", np.ones((2, 3, 4), np.int16), scale=(2, math.nan))
+    array, _, note = read_image(path)
+    assert np.unique(array).tolist() == [2]
+    assert "scl_inter of the header is nan; it is taken as 0" in note
 
 
 def test_a_gzip_bomb_is_not_kept_in_memory(tmp_path):
@@ -261,7 +353,9 @@ def test_reading_leaves_the_locale_alone(tmp_path):
     assert locale.setlocale(locale.LC_ALL) == before
 
 
-@pytest.mark.parametrize(("name", "words"), [("a.mgz", "mri_convert"), ("a.mgh", "MGH"), ("a.bin", "convert")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.mgz", "mri_convert"), ("a.mgh", "MGH"), ("a.mnc", "mnc2nii"), ("a.bin", "convert")]
+)
 def test_formats_that_cannot_be_checked_name_one_that_can(tmp_path, name, words):
     (tmp_path / name).write_bytes(RNG.bytes(3000))
     with pytest.raises(InputError, match=words):
@@ -314,21 +408,21 @@ def test_the_files_of_a_volume_are_all_known(tmp_path):
 # --- DICOM series ----------------------------------------------------------------------------------------------------
 
 
-def series(folder, array, *, uid="1.2.3", step=2.0, tilt=0.0, name="s", scale=1):
+def series(folder, array, *, uid="1.2.3", step=2.0, tilt=0.0, name="s", first=0, spacing=(0.8, 0.9)):
     """Write [z,y,x] as a DICOM series, a file per slice, in an order that is not that of the slices."""
     folder.mkdir(parents=True, exist_ok=True)
     volume = sitk.GetImageFromArray(array.astype(np.int16))
-    volume.SetSpacing((0.8, 0.9, step))
+    volume.SetSpacing((*spacing, step))
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     for z in range(len(array)):
         piece = volume[:, :, z]
-        place = f"1.5\\{tilt * z}\\{step * z - 7}"
+        place = f"1.5\\{tilt * z}\\{step * (first + z) - 7}"
         for tag, value in (
             ("0008|0060", "CT"),
             ("0020|000e", uid),
             ("0020|000d", "1.2"),
-            ("0008|0018", f"{uid}.{z + 1}"),
+            ("0008|0018", f"{uid}.{first + z + 1}"),
             ("0020|0032", place),
             ("0020|0037", "1\\0\\0\\0\\1\\0"),
             ("0020|0013", str(z + 1)),
@@ -372,6 +466,30 @@ def test_a_series_without_a_slice_or_sheared_or_cut_is_refused(tmp_path):
         cut.write_bytes(cut.read_bytes()[:-40])
         with pytest.raises(InputError, match=f"{cut.name}.*copy it again"):
             read_image(tmp_path / f"cut{number}")
+    series(tmp_path / "mixed", VOXELS[:3])
+    series(tmp_path / "mixed", VOXELS[3:], name="t", first=3, spacing=(0.4, 0.45))
+    with pytest.raises(InputError, match=r"its size, spacing, orientation or voxel type is not that of"):
+        read_image(tmp_path / "mixed")
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="without a DICOM series"):
         read_image(tmp_path / "none")
+
+
+@pytest.mark.parametrize("change", ["frames", "rows"])
+def test_a_dicom_file_that_declares_more_than_it_holds_is_refused(tmp_path, change):
+    """SimpleITK reads zeros for what is not there."""
+    voxels = RNG.integers(0, 256, (8, 9, 7)).astype(np.uint8)
+    path = saved(tmp_path / "a.dcm", voxels)
+    np.testing.assert_array_equal(read_image(path)[0][0], voxels)
+    content = bytearray(path.read_bytes())
+    # group, element, type and length come before the value: 8 bytes
+    if change == "frames":
+        place = content.index(struct.pack("<HH", 0x28, 8)) + 8
+        content[place : place + 2] = b"99"
+    else:
+        place = content.index(struct.pack("<HH", 0x28, 0x10)) + 8
+        struct.pack_into("<H", content, place, 60000)
+    path.write_bytes(content)
+    needed = 99 * 9 * 7 if change == "frames" else 8 * 60000 * 7
+    with pytest.raises(InputError, match=f"{len(content)} bytes where the header needs {needed}"):
+        read_image(path)

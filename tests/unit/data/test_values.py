@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 
 import numpy as np
@@ -13,7 +14,7 @@ from datasets import write
 
 from geols_precompute import LabelStore, VolumeStore
 from geols_precompute.data.cases import Case
-from geols_precompute.data.prepare import prepare_source, read_source
+from geols_precompute.data.prepare import notes_of_range, prepare_source, read_source
 from geols_precompute.data.volumes import read_volume
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.recipe.classes import IGNORE_INDEX, MAX_CLASSES, ClassTable
@@ -108,6 +109,19 @@ def test_a_range_that_leaves_nothing_of_the_foreground_is_said(tmp_path, where, 
     levels = len(np.unique(IMAGE[LABEL > 0]))
     assert f"leaves 1 level of the {levels} in the foreground" in note
     assert "--clip" in note
+
+
+@pytest.mark.parametrize("value", [1e9, -3e7])
+def test_a_range_that_leaves_nothing_is_said_without_a_foreground(tmp_path, value):
+    """Of a case that has none, and of an image to predict."""
+    empty, spoilt = np.zeros(SHAPE, np.uint8), IMAGE.copy()
+    assert notes_of_range(spoilt[np.newaxis], ("ct",)) == ()
+    assert notes_of_range(np.zeros((1, *SHAPE), np.float32), ("ct",)) == ()
+    spoilt[3, 4, 5] = value
+    (note,) = notes_of_range(spoilt[np.newaxis], ("ct",))
+    # 1 % of the voxels lies outside the percentiles
+    assert re.search(r"intensities of ct span .* leaves 1 level of the \d+ in 99 % of the voxels", note)
+    assert prepared(tmp_path, image=spoilt, label=empty).notes == (note.replace(" of ct ", " of mr "),)
 
 
 def test_ordinary_ranges_and_clipped_ones_have_no_note(tmp_path):

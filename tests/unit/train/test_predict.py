@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,21 @@ def test_what_cannot_be_predicted(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6), np.float32)), str(tmp_path / "in/b.nii.gz"))
     with pytest.raises(InputError, match="3-D"):
         judge.predict(next(c for c in judge.find(tmp_path / "in")[0] if c.id == "b"), tmp_path / "out")
+
+
+def test_a_range_eaten_by_one_voxel_is_said(tmp_path):
+    image = np.random.default_rng(0).normal(40, 10, (6, 7, 8)).astype(np.float32)
+    notes = []
+    for value in (60, 1e9):
+        image[0, 0, 0] = value
+        write(image, tmp_path / f"in{value:g}/a.nii.gz")
+        ((case,), _) = predictor().find(tmp_path / f"in{value:g}")
+        assert not notes
+        predictor().predict(case, tmp_path / "out", on_note=notes.append)
+    (note,) = notes
+    assert re.search(
+        r"intensities of \w+ span .* to 1e\+09, which leaves 1 level of the \d+ in 99 % of the voxels", note
+    )
 
 
 def test_read_volume_without_a_label(tmp_path):
