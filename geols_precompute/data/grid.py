@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from geols_precompute.data.cases import stem
+from geols_precompute.data.formats.detached import header_and_voxels
+from geols_precompute.data.formats.tiff import TIFF, sidecar, sidecars
 from geols_precompute.data.formats.transforms import SAME_WITHIN, Transforms, axis_lengths, farthest, is_usable
 from geols_precompute.data.geometry import RAS_TO_LPS, Geometry, largest_cosine, three_floats
 from geols_precompute.errors import InputError
@@ -25,7 +26,7 @@ TOLERANCE, TOLERANCE_IN_VOXELS = 1e-3, 5e-3
 #: Bytes at the beginning of a file that hold its header, of the formats whose header is read here.
 HEAD_BYTES = 2**16
 #: Millimetres per unit of length that NRRD and MetaImage headers name.
-_UNITS = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6, "?": 1.0, "???": 1.0}
+_UNITS = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "\u03bcm": 1e-3, "nm": 1e-6, "?": 1.0, "???": 1.0}
 _UNITS |= {"metre": 1e3, "meter": 1e3, "millimetre": 1.0, "millimeter": 1.0, "micrometre": 1e-3, "micrometer": 1e-3}
 _UNITS |= {"micron": 1e-3, "microns": 1e-3, "nanometre": 1e-6, "nanometer": 1e-6}
 #: The line of a text header that gives the voxel size, by the file's ending.
@@ -34,7 +35,7 @@ _SIZE_LINES = {
     ".mha": rb"^\s*(ElementSpacing|ElementSize)\s*=(.*)$",
     ".vtk": rb"^\s*(SPACING|ASPECT_RATIO)\s(.*)$",
 }
-_UNIT_LINES = {".nrrd": rb"^(?:space )?units:[ \t]*\"?([^=\"\s]+)", ".mha": rb"^\s*DistanceUnits\s*=\s*(\S+)"}
+_UNIT_LINES = {".nrrd": rb"^(?:space )?units:[ \t]*([^=\r\n]+)", ".mha": rb"^\s*DistanceUnits\s*=\s*(\S+)"}
 _WITH_HEAD = (".nii", ".hdr", ".img", *_SIZE_LINES)
 _TEXT_HEADERS = {".nhdr": ".nrrd", ".mhd": ".mha"}
 
@@ -69,15 +70,16 @@ def grid_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Grid:
     """
     geometry = _as_read(image, path)
     ending = "" if path.is_dir() else _ending(path)
-    head = _read_head(path) if ending in _WITH_HEAD else b""
+    in_two = ending in (".hdr", ".img")
+    head = _read_head(header_and_voxels(path)[0] if in_two else path) if ending in _WITH_HEAD else b""
     transforms = Transforms.of_header(head) if ending in (".nii", ".hdr", ".img") else None
     if transforms is not None:
         notes = transforms.notes(geometry.size)
         geometry = _declared(geometry, transforms)
-    elif ending in (".tif", ".tiff"):
+    elif ending in TIFF:
         return _of_tiff(geometry, path)
     else:
-        geometry, notes = _in_millimetres(geometry, ending, head)
+        geometry, notes = _in_millimetres(geometry, ending, head, path)
         if not _says_size(ending, head):
             return Grid(geometry=geometry, has_size=False, notes=tuple(notes))
     if not geometry.is_orthogonal:
@@ -131,20 +133,6 @@ def require_same_grid(first: Path, a: Geometry, second: Path, b: Geometry, *, si
             )
 
 
-def sidecars(path: Path) -> tuple[Path, ...]:
-    """Return where nnU-Net keeps the voxel size of a TIFF: CASE.json beside CASE_0000.tif or CASE.tif."""
-    name = stem(path)
-    case = re.sub(r"_\d{4}\Z", "", name)
-    return tuple(path.with_name(f"{each}.json") for each in dict.fromkeys((case, name)))
-
-
-def sidecar(path: Path) -> Path | None:
-    """Return the file that holds the voxel size of an image; None if the image has none, or needs none."""
-    if _ending(path) not in (".tif", ".tiff"):
-        return None
-    return next((found for found in sidecars(path) if found.is_file()), None)
-
-
 # --- formats -------------------------------------------------------------------------------------------------------
 
 
@@ -179,8 +167,9 @@ def _as_read(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
         raise InputError(f"{path}: spacing, origin or direction in the header is not finite; mend the header")
     if not is_usable(affine := geometry.affine):
         raise InputError(f"{path}: the axes in the header span no volume; mend the header")
-    if np.abs(axis_lengths(np.reshape(geometry.direction, (3, 3))) - 1).max() > SAME_WITHIN:
-        # a MetaImage's matrix may scale its axes
+    lengths = axis_lengths(np.reshape(geometry.direction, (3, 3)))
+    if np.abs(lengths - 1).max() > SAME_WITHIN or min(geometry.spacing) < 0:
+        # a MetaImage's matrix may scale its axes, and its spacing reverse them
         return Geometry.of_affine(affine, geometry.size)
     return geometry
 
@@ -215,12 +204,20 @@ def _of_tiff(geometry: Geometry, path: Path) -> Grid:
     return Grid(geometry=replace(geometry, spacing=(x, y, z)))
 
 
-def _in_millimetres(geometry: Geometry, ending: str, head: bytes) -> tuple[Geometry, list[str]]:
-    """Convert from the unit of length that a text header names; (geometry, notes)."""
+def _in_millimetres(geometry: Geometry, ending: str, head: bytes, path: Path) -> tuple[Geometry, list[str]]:
+    """Convert from the unit of length that a text header names; (geometry, notes).
+
+    Raises:
+        InputError: it names several.
+    """
     pattern = _UNIT_LINES.get(ending)
     found = pattern and re.search(pattern, _text_header(ending, head), re.MULTILINE | re.IGNORECASE)
-    name = found.group(1).decode("utf-8", "replace") if found else "mm"
-    factor = _UNITS.get(name.lower())
+    # of each axis in NRRD, `none` of one that is not in space
+    names = found.group(1).decode("utf-8", "replace").lower().replace('"', " ").split() if found else []
+    names = [name for name in dict.fromkeys(names) if name not in ("none", "???")] or ["mm"]
+    if len({_UNITS.get(name) for name in names}) > 1:
+        raise InputError(f"{path}: the header has several units of length, {', '.join(names)}; give all axes one unit")
+    name, factor = names[0], _UNITS.get(names[0])
     if factor is None:
         return geometry, [f"the header's unit of length is {name}; it is taken as mm"]
     if factor == 1:
@@ -258,7 +255,7 @@ def _guess(geometry: Geometry, path: Path) -> str:
     """Say what voxel size is taken for a file that has none, and how to give it one."""
     size = " × ".join(f"{v:.6g}" for v in geometry.spacing)
     remedy = "set it in the header if that is wrong"
-    if _ending(path) in (".tif", ".tiff"):
+    if _ending(path) in TIFF:
         remedy = f'write {{"spacing": [Z, Y, X]}} in mm to {sidecars(path)[0]}'
     return f"{size} mm (x,y,z) is taken; {remedy}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from geols_precompute.data.cases import Case
-from geols_precompute.data.grid import sidecar
+from geols_precompute.data.formats.tiff import sidecar
 
 #: No header of text is longer.
 MAX_HEADER_BYTES = 2**20

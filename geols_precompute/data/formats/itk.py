@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,5 +74,9 @@ def open_header(path: Path) -> sitk.ImageFileReader:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
+    # the innermost reason comes last; where that is a row of a matrix, the reason stands in the lines before it
     reason = str(error).strip().splitlines()[-1]
+    if not re.search("[A-Za-z]", reason):
+        reason = " ".join(str(error).rpartition("ERROR: ")[2].split())
+    reason = re.sub(r"\(0x[0-9a-f]+\)", "", reason)  # addresses of objects
     return InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?")

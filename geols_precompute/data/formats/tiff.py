@@ -1,4 +1,7 @@
-"""Whether a TIFF file holds every strip of every page; of one that is cut short, SimpleITK reads the pages left."""
+"""Whether a TIFF file holds every strip of every page; of one that is cut short, SimpleITK reads the pages left.
+
+And where its voxel size stands.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from geols_precompute.data.cases import stem
 from geols_precompute.data.formats.inflate import inflated_bytes
 from geols_precompute.errors import InputError
 
+#: Endings of the names of TIFF files.
+TIFF = (".tif", ".tiff")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES = 256, 257, 258, 259, 270, 277
 #: Of strips and of tiles: where each lies, and how many bytes it has.
 _OFFSETS, _COUNTS = (273, 324), (279, 325)
@@ -46,6 +52,20 @@ def check_tiff(path: Path, max_bytes: int) -> None:
                 raise InputError(
                     f"{path}: holds {pages} of the {listed} slices that it lists; copy it again from its source"
                 )
+
+
+def sidecars(path: Path) -> tuple[Path, ...]:
+    """Return where nnU-Net keeps the voxel size of a TIFF: CASE.json beside CASE_0000.tif or CASE.tif."""
+    name = stem(path)
+    case = re.sub(r"_\d{4}\Z", "", name)
+    return tuple(path.with_name(f"{each}.json") for each in dict.fromkeys((case, name)))
+
+
+def sidecar(path: Path) -> Path | None:
+    """Return the file that holds the voxel size of an image; None if the image has none, or needs none."""
+    if path.suffix.lower() not in TIFF:
+        return None
+    return next((found for found in sidecars(path) if found.is_file()), None)
 
 
 def _pages(path: Path, content: mmap.mmap) -> Iterator[Tags]:

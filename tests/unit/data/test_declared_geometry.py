@@ -231,7 +231,7 @@ def exported(out: Path, path: Path) -> Path:
     return path
 
 
-def predicted(source: Path, out: Path) -> Path:
+def predicted(source: Path, out: Path, **preprocessing: object) -> Path:
     classes = ClassTable.from_names({1: "organ"})
     spec = NetworkSpec(
         features=(4,),
@@ -239,7 +239,7 @@ def predicted(source: Path, out: Path) -> Path:
         skull_stripped=False,
         window=(4, 4, 4),
         overlap=0.5,
-        preprocessing=Preprocessing(modalities=("ct",)),
+        preprocessing=Preprocessing(modalities=("ct",), **preprocessing),
         regions={},
     )
     case = Case(id="a", images=(source,), label=None)
@@ -247,8 +247,12 @@ def predicted(source: Path, out: Path) -> Path:
 
 
 @settings(max_examples=15, deadline=None)
-@given(header=headers(), ending=st.sampled_from([".nii", ".nii.gz", ".hdr"]))
-def test_precompute_export_and_predict_overlay_on_the_source(tmp_path_factory, header, ending):
+@given(
+    header=headers(),
+    ending=st.sampled_from([".nii", ".nii.gz", ".hdr"]),
+    turn=st.sampled_from(["RAS", "LPS", "SAR"]),
+)
+def test_precompute_export_and_predict_overlay_on_the_source(tmp_path_factory, header, ending, turn):
     folder = tmp_path_factory.mktemp("data")
     source = data_folder(folder / "in", header, ending) / f"image{ending}"
     summary = precompute(folder / "in", recipe=Recipe(classes={1: "organ"}), out=folder / "out", workers=0)
@@ -256,11 +260,16 @@ def test_precompute_export_and_predict_overlay_on_the_source(tmp_path_factory, h
         # distances are computed for voxels from 1e-6 to 1e6 mm
         assert "must be three finite numbers" in summary.failures["a"]
         return
-    place = judged(source)
+    place, (_, geometry, _) = judged(source), read_image(source)
     if header.q_code or header.s_code:
         for store in ("volumes.zarr", "labels.zarr"):
             assert overlay(of_geometry(stored(folder / "out", store)["geometry"]), place)
-    for written in (exported(folder / "out", folder / "maps.nii.gz"), predicted(source, folder / "predicted")):
+    files = [exported(folder / "out", folder / "maps.nii.gz"), predicted(source, folder / "predicted")]
+    turned = {"orientation": turn, "spacing": tuple(geometry.spacing[::-1] * np.array([0.8, 1.6, 1]))}
+    if header.q_code or header.s_code:
+        # turned and resampled on the way, and back on the source's axes
+        files.append(predicted(source, folder / "turned", **turned))
+    for written in files:
         assert overlay(judged(written), place)
         assert fields(written)["codes"] == (header.q_code, header.s_code)
 
@@ -364,6 +373,23 @@ def test_axes_that_span_no_volume_are_refused(tmp_path):
         read_image(Header(srow=flat, pixdim=(0.5, 0.5, 2.0)).write(tmp_path / "a.nii"))
 
 
+def test_bad_axes_are_one_line_with_the_reason(tmp_path):
+    flat = f"{NRRD}space: left-posterior-superior\nspace directions: (1,0,0) (1,0,0) (0,0,1)\n\n"
+    with pytest.raises(InputError, match="determinant is 0") as caught:
+        read_image(raw(tmp_path / "a.nrrd", flat))
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["hdr", "img"])
+def test_a_pair_is_placed_by_its_header_whichever_half_is_named(tmp_path, named):
+    source = Header(srow=TILTED, pixdim=(9, 9, 9), units=3).write(tmp_path / "a.hdr")
+    _, geometry, note = read_image(tmp_path / f"a.{named}")
+    assert overlay(of_geometry(geometry.as_json()), judged(source))
+    assert "pixdim says voxels of 0.009 × 0.009 × 0.009 mm" in note
+    assert geometry.transforms.units == 3
+
+
 def test_the_header_of_nifti_2_says_the_same(tmp_path):
     one = Header(srow=TILTED, q_code=1, s_code=3, **QFORM)
     for order in "<>":
@@ -425,6 +451,23 @@ def test_voxel_size_and_unit_of_text_headers(tmp_path, name, header, spacing, sa
     np.testing.assert_allclose(geometry.spacing, spacing)
     np.testing.assert_allclose(np.linalg.norm(np.reshape(geometry.direction, (3, 3)), axis=0), 1)
     assert re.search(says, note) if says else note == ""
+
+
+@pytest.mark.parametrize("line", ['units: "um" "um" "mm"', 'space units: "mm" "nm" "nm"'])
+def test_several_units_in_one_header_are_refused(tmp_path, line):
+    space = "space: RAS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n" if "space" in line else "spacings: 1 1 1\n"
+    with pytest.raises(InputError, match=r"several units of length, \w\w, \w\w; give all axes one"):
+        read_image(raw(tmp_path / "a.nrrd", f"{NRRD}{space}{line}\n\n"))
+    other = 'space: RAS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace units: "" "" ""\n\n'
+    assert read_image(raw(tmp_path / "b.nrrd", NRRD + other))[2] == ""
+
+
+def test_a_negative_spacing_reverses_an_axis_in_the_header_as_in_the_volume(tmp_path):
+    path = raw(tmp_path / "a.mha", f"{MHA}Offset = 5 6 7\nElementSpacing = -0.5 0.6 2\n{MHA_END}")
+    _, geometry, _ = read_image(path)
+    assert geometry.spacing == (0.5, 0.6, 2.0)
+    assert geometry.direction[0] == -1
+    assert read_case_header(Case(id="a", images=(path,), label=None), modalities=1) == geometry
 
 
 def test_the_voxel_size_of_a_tiff_stands_beside_it(tmp_path):
