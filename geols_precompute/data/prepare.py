@@ -148,7 +148,7 @@ def notes_of_range(
             notes.append(
                 f"intensities of {name} span {low:.6g} to {high:.6g}, which leaves {plural(kept, 'level')} of the "
                 f"{there} {where}, in 16 bits, in which volumes are stored and maps and predictions are computed; clip "
-                "them, for example with --clip 0.5 99.5 (percentiles), or mend the file"
+                "them, for example by geols-precompute --clip 0.5 99.5 (percentiles), or mend the file"
             )
     return tuple(notes)
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from geols_precompute.data.formats.payload import require_possible
 from geols_precompute.data.geometry import Geometry, three_floats
 from geols_precompute.errors import InputError
 
 #: How far a slice may lie from where even steps would have it, of a step: scanners round positions.
 _STEP_TOLERANCE = 0.02
 _POSITION, _ORIENTATION, _BITS = "0020|0032", "0020|0037", "0028|0100"
-#: Transfer syntaxes whose voxels are stored as they are.
+#: Transfer syntaxes whose voxels are stored as they are, and how well the others pack at best.
 _PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")
+_MAX_RATIO = 2**13
 
 
 def is_series(folder: Path) -> bool:
@@ -120,20 +122,20 @@ def read_information(path: Path) -> sitk.ImageFileReader:
 
 
 def require_voxels(path: Path, header: sitk.ImageFileReader) -> None:
-    """Refuse a DICOM file that declares more voxels than it can hold; SimpleITK fills up what is missing.
+    """Refuse a DICOM file that declares more voxels than it can hold: SimpleITK fills up what is missing.
 
-    Of compressed ones only the decoder knows.
+    Other formats pass; see `check_payload` for them.
 
     Raises:
         InputError: naming both numbers.
     """
+    if not header.HasMetaDataKey(_BITS):
+        return
     with path.open("rb") as file:
         syntax = re.search(rb"\x02\x00\x10\x00UI..([0-9.]+)", file.read(2**11), re.DOTALL)
-    if not header.HasMetaDataKey(_BITS) or (syntax and syntax[1] not in _PLAIN):
-        return
     needed = math.prod(header.GetSize()) * header.GetNumberOfComponents() * int(header.GetMetaData(_BITS)) // 8
-    if needed > (held := path.stat().st_size):
-        raise InputError(f"{path}: {held} bytes where the header needs {needed}; copy it again from its source")
+    ratio = 1 if syntax is None or syntax[1] in _PLAIN else _MAX_RATIO
+    require_possible(path, needed, path.stat().st_size, ratio)
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str) -> tuple[float, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import locale
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +12,8 @@ import SimpleITK as sitk
 
 from geols_precompute.data.formats.dicom import read_information, read_series, require_voxels
 from geols_precompute.data.formats.names import readable_file
-from geols_precompute.data.formats.payload import refuse_unchecked, require_plausible
+from geols_precompute.data.formats.payload import refuse_unchecked
 from geols_precompute.errors import InputError
-
-_BYTES = {
-    kind: size
-    for size, kinds in {
-        2: (sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkVectorInt16, sitk.sitkVectorUInt16),
-        4: (sitk.sitkInt32, sitk.sitkUInt32, sitk.sitkFloat32, sitk.sitkVectorFloat32),
-        8: (sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat64, sitk.sitkVectorFloat64),
-    }.items()
-    for kind in kinds
-}
 
 
 @contextmanager
@@ -50,8 +39,6 @@ def open_image(path: Path) -> sitk.Image:
             return read_series(path)
         with readable_file(path) as file:
             reader = read_information(file)
-            voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            require_plausible(path, voxels * _BYTES.get(reader.GetPixelID(), 1))
             require_voxels(path, reader)
             return reader.Execute()
     except (RuntimeError, TypeError) as error:

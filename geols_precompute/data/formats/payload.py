@@ -30,8 +30,6 @@ GZIP = b"\x1f\x8b"
 MAX_BYTES = 2**34
 #: How well a compression packs at best; a file that declares more cannot hold it.
 MAX_RATIO = {"": 1, "deflate": 1032}
-#: Of formats that are not looked into here: deflate, of integers that are read as numbers of 64 bits.
-_UNKNOWN_RATIO = 8 * 1032
 _AGAIN = "copy it again from its source"
 _CONVERT = "convert the volume to .nii.gz"
 #: Bits of a NIfTI voxel by the header's code of its type, and the codes of floating-point types.
@@ -42,8 +40,6 @@ _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 #: converts them.
 _UNCHECKED = dict.fromkeys((".mgh", ".mgz"), ("MGH", "mri_convert a.mgz a.nii.gz"))
 _UNCHECKED[".mnc"] = ("MINC", "mnc2nii a.mnc a.nii")
-#: The endings of formats that are looked into here.
-_CHECKED = (".nii", ".hdr", ".img", ".gipl", ".vtk", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff")
 _GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _VTK_BYTES = {"char": 1, "short": 2, "int": 4, "long": 8, "float": 4, "double": 8, "vtktypeint64": 8}
@@ -155,19 +151,12 @@ def refuse_unchecked(path: Path) -> None:
         )
 
 
-def require_plausible(path: Path, declared: int) -> None:
-    """Refuse a file of a format not looked into here that declares more bytes than it can hold.
+def require_possible(path: Path, declared: int, found: int, ratio: int) -> None:
+    """Refuse a file that declares more bytes than are read, or than `found` bytes can hold, packed by `ratio` at best.
 
     Raises:
         InputError: naming both numbers.
     """
-    if suffix(path) in _CHECKED:
-        return
-    found = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else (path,)))
-    _require_possible(path, declared, found, _UNKNOWN_RATIO)
-
-
-def _require_possible(path: Path, declared: int, found: int, ratio: int) -> None:
     if declared > MAX_BYTES:
         raise InputError(f"{path}: declares {declared} bytes of voxels; at most {MAX_BYTES} are read")
     if declared > found * ratio:
@@ -189,7 +178,7 @@ def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declar
         return None
     needed = declared.start + declared.size
     packed = is_gzip(data)
-    _require_possible(data, needed, data.stat().st_size, MAX_RATIO["deflate" if packed else ""])
+    require_possible(data, needed, data.stat().st_size, MAX_RATIO["deflate" if packed else ""])
     content = _decompressed(data, needed) if packed else np.memmap(data, np.uint8, "r").data
     if len(content) < needed:
         raise InputError(f"{data}: {len(content)} bytes where the header needs {needed}; {_AGAIN}")
@@ -331,7 +320,7 @@ def _check_files(
 ) -> None:
     """Compare what a header declares with its files, from the byte `start` of each, all of them decompressed."""
     ratio = MAX_RATIO["deflate" if encoding else ""]
-    _require_possible(path, declared, sum(file.stat().st_size - start for file in files), ratio)
+    require_possible(path, declared, sum(file.stat().st_size - start for file in files), ratio)
     if encoding and (held := sum(_compressed_bytes(file, start, encoding, lines) for file in files)) < declared:
         raise InputError(f"{path}: its compressed data hold {held} bytes where the header needs {declared}; {_AGAIN}")
 
