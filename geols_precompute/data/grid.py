@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import re
@@ -15,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from geols_precompute.data.formats.detached import header_and_voxels
+from geols_precompute.data.formats.payload import opened, suffix
 from geols_precompute.data.formats.tiff import TIFF, sidecar, sidecars
 from geols_precompute.data.formats.transforms import SAME_WITHIN, Transforms, axis_lengths, farthest, is_usable
 from geols_precompute.data.geometry import RAS_TO_LPS, Geometry, largest_cosine, three_floats
@@ -143,12 +143,8 @@ def _read_head(path: Path) -> bytes:
         InputError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                file.seek(0)
-                return file.read(HEAD_BYTES)
-        with gzip.open(path) as packed:
-            return packed.read(HEAD_BYTES)
+        with opened(path) as file:
+            return file.read(HEAD_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); copy it again from its source") from error
 
@@ -247,8 +243,7 @@ def _text_header(ending: str, head: bytes) -> bytes:
 
 def _ending(path: Path) -> str:
     """The ending of a file name, a .gz aside: `.nii` for `a.nii.gz`; `.nrrd` for .nhdr and `.mha` for .mhd."""
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
-    return _TEXT_HEADERS.get(ending, ending)
+    return _TEXT_HEADERS.get(suffix(path), suffix(path))
 
 
 def _guess(geometry: Geometry, path: Path) -> str:
