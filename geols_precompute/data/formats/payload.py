@@ -351,7 +351,10 @@ def _nrrd_bytes(kind: str) -> int:
     name = kind.lower().removeprefix("unsigned ").removeprefix("signed ").removesuffix("_t").removesuffix(" int")
     sizes = {1: "char uchar int8 uint8", 2: "short ushort int16 uint16", 4: "int uint int32 uint32 float"}
     sizes[8] = "longlong ulonglong int64 uint64 double"
-    return next(n for n, names in sizes.items() if name.replace("long long", "longlong") in names.split())
+    found = [size for size, names in sizes.items() if name.replace("long long", "longlong") in names.split()]
+    if not found:
+        raise ValueError(f"voxels of type {kind!r}")
+    return found[0]
 
 
 def _compressed_bytes(path: Path, start: int, encoding: str, lines: int) -> int:

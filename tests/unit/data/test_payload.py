@@ -244,6 +244,30 @@ def test_voxels_as_text_are_whole_and_numbers(tmp_path, ending):
         read_image(path)
 
 
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "hdr", "mha", "nrrd", "vtk", "tif", "gipl"])
+def test_a_header_with_any_bytes_is_read_or_refused_in_one_line(tmp_path, ending):
+    rng, path, said = np.random.default_rng(7), saved(tmp_path / f"a.{ending}"), []
+    whole = path.read_bytes()
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in rng.integers(0, min(len(content), 400), rng.integers(1, 5)):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(content)
+        for read in (read_header, read_image):
+            try:
+                read(path)
+            except InputError as error:
+                said.append(str(error))
+    assert said
+    assert not [message for message in said if "\n" in message or str(tmp_path) not in message]
+
+
+def test_an_nrrd_of_an_unknown_type_is_named(tmp_path):
+    (tmp_path / "a.nrrd").write_text(text_header("nrrd", (2, 2, 2), "").replace("type: short", "type: shirt"))
+    with pytest.raises(InputError, match="voxels of type 'shirt'"):
+        read_image(tmp_path / "a.nrrd")
+
+
 def test_nrrd_in_bzip2_names_what_is_read(tmp_path):
     head = text_header("nrrd", (2, 2, 2), "", packed="bzip2")
     (tmp_path / "a.nrrd").write_bytes(head.encode() + bz2.compress(bytes(16)))
