@@ -151,6 +151,17 @@ def restrict(path: Path, readers: int) -> None:
             each.chmod(stat.S_IMODE(each.stat().st_mode) & readers)
 
 
+@contextmanager
+def made_for(readers: int) -> Iterator[None]:
+    """Let this process make files and folders only with permission bits that `readers` has."""
+    usual = os.umask(EVERYONE)
+    os.umask(usual | (EVERYONE & ~readers))
+    try:
+        yield
+    finally:
+        os.umask(usual)
+
+
 def refuse_link(path: Path) -> None:
     """Refuse to write to a name that somebody has made a link: it would lead the writing elsewhere.
 
@@ -161,6 +172,23 @@ def refuse_link(path: Path) -> None:
         raise OutputError(
             f"{path}: is a link, which would lead what is written elsewhere; move it away, or name another --out"
         )
+
+
+def refuse_foreign(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse to replace a file that this package has not written.
+
+    Args:
+        path: to be written.
+        is_ours: tells it of a regular file.
+
+    Raises:
+        OutputError: naming the file, or a link or folder of its name.
+    """
+    refuse_link(path)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file with -o")
+    if os.path.lexists(path) and not (path.is_file() and is_ours(path)):
+        raise OutputError(f"{path}: is there, and was not written by geols; move it away, or name another --out")
 
 
 @contextmanager

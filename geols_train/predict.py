@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from geols_precompute.arrays import Float32Array
-from geols_precompute.atomic import readers_of
+from geols_precompute.atomic import readers_of, refuse_foreign
 from geols_precompute.data.cases import Case, Problem
 from geols_precompute.data.formats.detached import source_files
-from geols_precompute.data.formats.nifti import write_image
+from geols_precompute.data.formats.nifti import is_written_here, write_image
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.data.orientation import orientation_of, turn_back, turned
@@ -26,6 +26,7 @@ from geols_precompute.data.prepare import notes_of_range, prepare, prepared_size
 from geols_precompute.data.volumes import Volume, read_volume
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.formatting import readable
+from geols_precompute.memory import free_memory
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import Precision
 from geols_train.data import ZScore
@@ -133,8 +134,8 @@ class Predictor:
         preprocessing = self.spec.preprocessing
         prepared = math.prod(prepared_size(source, preprocessing))
         channels, classes = len(preprocessing.modalities), len(self.spec.classes)
-        needed, free = 4.0 * (prepared * (channels + classes) + math.prod(source.size) * classes), free_bytes()
-        if needed > free:
+        needed, free = 4.0 * (prepared * (channels + classes) + math.prod(source.size) * classes), free_memory()
+        if free is not None and needed > free:
             raise OutOfMemoryError(
                 f"out of memory: the image on its own grid of {_times(source.size)} voxels and on the network's needs "
                 f"at least {readable(needed)}, of {readable(free)} that are free; crop it, correct its spacing "
@@ -146,16 +147,6 @@ def _times(numbers: Sequence[float]) -> str:
     return " × ".join(f"{number:g}" for number in numbers)
 
 
-def free_bytes() -> float:
-    """Return how much memory this machine has left, swap included; infinity where the system does not say (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
-    except (OSError, KeyError, IndexError, ValueError):
-        return math.inf
-
-
 def prediction_paths(case: Case, out: Path, *, probabilities: bool) -> list[Path]:
     """Return the files that a prediction writes."""
     endings = [".nii.gz", *(["_probabilities.nii.gz"] if probabilities else [])]
@@ -163,7 +154,7 @@ def prediction_paths(case: Case, out: Path, *, probabilities: bool) -> list[Path
 
 
 def require_new_files(cases: Sequence[Case], out: Path, *, probabilities: bool) -> None:
-    """Refuse predictions that would replace an image, by whatever name either has, or each other.
+    """Refuse predictions that would replace an image, another file that is no prediction, or each other.
 
     Raises:
         OutputError: naming the first of them.
@@ -173,6 +164,7 @@ def require_new_files(cases: Sequence[Case], out: Path, *, probabilities: bool) 
     for path in (path for case in cases for path in prediction_paths(case, out, probabilities=probabilities)):
         if (found := _status(path)) and (image := images.get((found.st_dev, found.st_ino))):
             raise OutputError(f"{path}: the prediction would replace the image {image}; name another folder with -o")
+        refuse_foreign(path, is_written_here)
         if path in written:
             raise OutputError(f"{path}: two cases would be written there; rename one, or predict them one by one")
         written.add(path)

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from geols_precompute.atomic import readers_of, writing_to
+from geols_precompute.atomic import readers_of, refuse_foreign, writing_to
 from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.progress import show_progress
 from geols_precompute.share import export as exporting
 from geols_precompute.share import merge as merging
 from geols_precompute.share import pack as packing
-from geols_precompute.share.copy import CopySummary, copy_cases, filling, open_source, require_no_other_cases
+from geols_precompute.share.copy import CopySummary, copy_cases, filling, open_source, require_nothing_else
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.writer import refuse_store, write_manifest
 
@@ -70,7 +70,8 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
 
     SOURCE is a folder or an archive (.zarr.zip), here or at an address: https://, http://, s3://, or whatever fsspec
     has a package for. Only files that the manifest names are asked for, and every one is checked as it arrives. Cases
-    that are there already are left alone: geols-store verify checks those.
+    that are there already are left alone: geols-store verify checks those. With --digest they are read again, and
+    fetched anew where a byte differs.
 
     Exit status: 0 all there, 1 some cases failed (each is named; run again), 2 wrong usage or unreadable source.
     """
@@ -82,7 +83,8 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
                 f"{opened.files.location}: its digest is {opened.digest}, not {digest}; this is another store, or "
                 "another version of it"
             )
-        return _copy(opened, chosen_cases(opened, cases), out, "pull", exactly=bool(digest) and not cases)
+        wanted, is_pinned = chosen_cases(opened, cases), digest is not None
+        return _copy(opened, wanted, out, "pull", exactly=is_pinned and not cases, read_again=is_pinned)
 
 
 @click.command()
@@ -123,13 +125,14 @@ def export(
     debug: bool,
 ) -> int:
     """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
-    from geols_precompute.data.formats.nifti import write_image
+    from geols_precompute.data.formats.nifti import is_written_here, write_image
 
     for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
         if value is not None and not soft:
             raise InputError(f"{flag} belongs to --soft; without it the maps are written, which have no α")
     labels = LabelStore.open(store)
     refuse_store(out.absolute().parent)
+    refuse_foreign(out, is_written_here)
     sources = [exporting.file_of(labels, case)]
     names = labels.classes.names
     index = labels.classes.find(class_name) if class_name is not None else None
@@ -171,16 +174,18 @@ def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
-def _copy(source: LabelStore, cases: Sequence[str], out: Path, what: str, *, exactly: bool = False) -> int:
+def _copy(
+    source: LabelStore, cases: Sequence[str], out: Path, what: str, *, exactly: bool = False, read_again: bool = False
+) -> int:
     """Copy cases to the store at `out`, write its manifest, and return the exit status.
 
-    With `exactly` the store there must have no other cases than the source.
+    With `exactly` the store there must have nothing else than the source. `read_again` is that of `copy_cases`.
     """
     with writing_to(out, "-o"), filling(out, source.root_content) as check:
         if exactly:
-            require_no_other_cases(out, source)
+            require_nothing_else(out, source)
         with show_progress(len(cases), what) as on_case:
-            summary = copy_cases(source, out, cases, on_case, check=check)
+            summary = copy_cases(source, out, cases, on_case, check=check, read_again=read_again)
         return _finish(summary, out, source, exactly=exactly)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from geols_precompute.arrays import Int64Array
-from geols_precompute.atomic import readers_of, replace_file, writing_to
-from geols_precompute.errors import InputError, OutputError
+from geols_precompute.atomic import readers_of, refuse_foreign, replace_file, writing_to
+from geols_precompute.errors import InputError
 from geols_precompute.progress import OnCase
 from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
 from geols_precompute.report.flags import Flag, Oddness, find_flags, rank
@@ -31,6 +31,8 @@ MOST_RANKED = 1000
 MOST_NAMED = 8
 SCRIPTS = ("mix.js", "pictures.js", "tables.js", "page.js")
 _BINS = 32
+#: What the head of every report has.
+TITLE, _HEAD_BYTES = b"<title>Soft labels of ", 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +74,16 @@ def write_report(
     Raises:
         InputError: the store has no case, or not one of `shown`.
         StoreError: a case is damaged, or its maps were made from other data.
-        OutputError: the file cannot be written, or would lie in a store.
+        OutputError: the file cannot be written, would lie in a store, or would replace one that is no report.
     """
     refuse_store(path.absolute().parent)
+    refuse_foreign(path, is_report)
     if not labels.cases:
         raise InputError(f"{labels.path}: has no case to report on")
     for case in shown:
         labels.metadata(case)
     with writing_to(path.parent, "-o"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file with -o")
     found: list[CaseQuality] = []
     histograms = np.zeros((len(labels.channels), LEVELS), np.int64)
     for case in labels.cases:
@@ -104,6 +105,15 @@ def write_report(
     with writing_to(path.parent, "-o"):
         replace_file(path, _html(document).encode(), readers_of(sources, path.parent))
     return ReportResult(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report."""
+    try:
+        with path.open("rb") as file:
+            return TITLE in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def _numbers_document(

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geols_precompute.atomic import refuse_link
+from geols_precompute.atomic import refuse_foreign
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.report.cases import files_of, volumes_of
-from geols_precompute.report.page import ReportResult, write_report
+from geols_precompute.report.page import ReportResult, is_report, write_report
 from geols_precompute.run.estimate import trial
 from geols_precompute.run.plan import Plan
 from geols_precompute.run.task import Task
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import write_manifest
-
-#: What the head of every report has.
-TITLE, _HEAD_BYTES = b"<title>Soft labels of ", 4096
 
 
 def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
@@ -31,7 +28,7 @@ def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
         reasons = [problem.reason for problem in plan.dataset.problems if problem.case_id == case_id]
         some = ", ".join(case.id for case in plan.dataset.cases[:5])
         raise InputError(reasons[0] if reasons else f"{plan.dataset.root}: no case {case_id!r}; there are {some}, ...")
-    _require_own(path)
+    refuse_foreign(path, is_report)
     task = Task(case=case, recipe=plan.recipe, volumes=plan.out / VOLUMES, labels=plan.labels)
     with trial(plan, task) as (elsewhere, outcome):
         if outcome.status == "unwritable":
@@ -42,10 +39,3 @@ def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
             write_manifest(root)
         labels = LabelStore.open(elsewhere.labels)
         return write_report(path, labels, volumes_of(labels, None), sources=files_of(labels, None))
-
-
-def _require_own(path: Path) -> None:
-    """Refuse to replace a file that is no report."""
-    refuse_link(path)
-    if path.exists() and TITLE not in path.read_bytes()[:_HEAD_BYTES]:
-        raise OutputError(f"{path}: was not written by geols; move it away, or name another --out")

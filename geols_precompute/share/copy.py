@@ -22,9 +22,18 @@ from geols_precompute.share.remote import WholeFilesOnlyError, is_url, remote_fi
 from geols_precompute.store import files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
-from geols_precompute.store.layout import MAPS, METADATA, group_metadata, ome_metadata
+from geols_precompute.store.layout import MANIFEST, MAPS, METADATA, group_metadata, ome_metadata
 from geols_precompute.store.reader import LabelStore, local_files
-from geols_precompute.store.writer import committed_case, new_case, refuse_store, store_lock, whole_cases, write_file
+from geols_precompute.store.writer import (
+    committed_case,
+    new_case,
+    refuse_store,
+    remove_case,
+    store_lock,
+    strange_entry,
+    whole_cases,
+    write_file,
+)
 
 #: Cases in transfer at once.
 TRANSFERS = 8
@@ -141,8 +150,8 @@ def _require_free(root: Path, content: bytes) -> None:
         raise StoreError(f"{root}: is being filled with another store ({differing}); name a new folder")
 
 
-def require_no_other_cases(root: Path, source: LabelStore) -> None:
-    """Refuse a store that has cases which `source` has not, such as those of an older version.
+def require_nothing_else(root: Path, source: LabelStore) -> None:
+    """Refuse a store that has what `source` has not, such as cases of an older version.
 
     Raises:
         StoreError: naming some.
@@ -154,6 +163,11 @@ def require_no_other_cases(root: Path, source: LabelStore) -> None:
             f"{root}: has {plural(len(others), 'case')} that the store of this digest has not ({listed}); move them "
             "away, or name a new folder"
         )
+    for path in sorted(root.iterdir()):
+        odd = strange_entry(path) if path.name in source else path
+        known = path.name in (MANIFEST, METADATA) or path.name.startswith(".")
+        if odd is not None and not known:
+            raise StoreError(f"{odd}: is not part of the store of this digest; move it away, or name a new folder")
 
 
 def copy_cases(
@@ -163,11 +177,13 @@ def copy_cases(
     on_case: OnCase,
     *,
     check: Callable[[], None] = lambda: None,
+    read_again: bool = False,
 ) -> CopySummary:
     """Copy whole cases of a store into the one at `root`, several at once.
 
     A case appears by one rename, when every byte of it has come and has been checked. One that is there already, with
-    files of the right sizes, is left alone; what is left of a damaged one makes room for the whole one.
+    files of the right sizes, is left alone; what is left of a damaged one makes room for the whole one. With
+    `read_again` a case that is there is damaged, too, if a byte of it differs.
 
     Args:
         source: has the cases.
@@ -175,6 +191,7 @@ def copy_cases(
         cases: ids.
         on_case: called as each ends.
         check: called before each commit; what it raises prevents that.
+        read_again: read the cases that are there already, and compare them with their digests.
 
     Raises:
         InputError: the source has no such case.
@@ -183,6 +200,11 @@ def copy_cases(
     """
     entries = {path.name.lower(): path for path in root.iterdir()}
     missing = [case for case in cases if not _is_there(entries.get(case.lower()), case, source)]
+    if read_again:
+        damaged = {case for case in set(cases) - set(missing) if not _has_its_digests(root, case, source)}
+        for case in damaged:
+            remove_case(root, case)
+        missing = [case for case in cases if case in damaged or case in missing]
     for case in sorted(set(cases) - set(missing)):
         on_case(case, "")
     failures: dict[str, str] = {}
@@ -259,6 +281,17 @@ def _is_there(path: Path | None, case: str, source: LabelStore) -> bool:
             f"{sha256[:12]}); remove one of them, or name a new folder"
         )
     return False
+
+
+def _has_its_digests(root: Path, case: str, source: LabelStore) -> bool:
+    """Whether every file of a case in the store at `root` is byte for byte that of the source."""
+    try:
+        for relative, (size, sha256) in source.read_metadata(case)[1].files.items():
+            for _ in files.checked_pieces(Folder(root), f"{case}/{relative}", size, sha256):
+                pass
+    except StoreError:
+        return False
+    return True
 
 
 def _copy_in_threads(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from geols_precompute.data.formats.transforms import Transforms
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.errors import GeolsError, InputError, StoreError
 from geols_precompute.formatting import readable
+from geols_precompute.memory import free_memory
 from geols_precompute.softlabel import Normalize
 from geols_precompute.store.layout import MAPS, METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
@@ -84,26 +83,6 @@ def require_memory(labels: LabelStore, case: str, *, soft: bool, channels: int) 
             f"{labels.files.location}/{case}: an export of it needs about {readable(need)} of memory, and "
             f"{readable(free)} are free here; export it on a larger machine"
         )
-
-
-def free_memory() -> int | None:
-    """Return how many bytes this process can still have: of the machine, of its container, by its limit.
-
-    None where the system does not say it.
-    """
-    free = []
-    with suppress(OSError, LookupError):
-        values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free.append(int(values["MemAvailable"].split()[0]) * 1024)
-    with suppress(OSError, ValueError):
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free.append(limit - used)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    with suppress(OSError):
-        if limit != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            free.append(limit - pages * resource.getpagesize())
-    return min(free, default=None)
 
 
 def volumes_beside(labels: LabelStore) -> VolumeStore:

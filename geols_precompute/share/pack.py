@@ -33,14 +33,16 @@ def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: OnCas
 
     Args:
         store: to pack.
-        path: of the archive; one that is there is replaced.
+        path: of the archive; a packed store that is there is replaced.
         names: of cases that get another one.
         on_case: called after each case; none fails, for a damaged one ends it all.
 
     Raises:
         StoreError: the store is damaged.
+        OutputError: something else has its name.
         OSError: the archive cannot be written.
     """
+    atomic.refuse_foreign(path, _is_packed)
     content = _manifest(store, names)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.remove_abandoned(path.parent)
@@ -49,6 +51,14 @@ def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: OnCas
     with atomic.new_file(path, readers) as temporary, temporary.open("wb") as file:
         write_archive(file, _members(store, names, content, on_case))
     return sha256_hex(content)
+
+
+def _is_packed(path: Path) -> bool:
+    try:
+        LabelStore.open(path)
+    except StoreError:
+        return False
+    return True
 
 
 def hashed_names(cases: Iterable[str], salt: bytes) -> dict[str, str]:

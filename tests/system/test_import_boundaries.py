@@ -26,7 +26,7 @@ HEAVY = (*CLUSTER, *REMOTE, "zarr")
 #: The folders and single modules of geols_precompute: each imports from those above its own line only.
 ORDER = (
     ("errors", "formatting"),
-    ("arrays", "atomic", "digests", "progress", "signals"),
+    ("arrays", "atomic", "digests", "memory", "progress", "signals"),
     ("geodesic", "softlabel"),
     ("recipe",),
     ("data",),

@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from geols_precompute.data.geometry import RAS_TO_LPS, Geometry
 from geols_precompute.errors import InputError, OutputError
 
 _HEADER_BYTES = 348
+#: What the description in the header of every file written here begins with.
+_MARK, _DESCRIPTION, _DESCRIPTION_BYTES = b"GeoLS", 148, 80
 
 
 def write_image(array: NDArray[Any], geometry: Geometry, path: Path, *, readers: int = EVERYONE) -> None:
     """Write a volume [z,y,x], or channels [c,z,y,x] as a 4-D image, to a NIfTI file (.nii.gz or .nii).
 
-    The file appears under its name when it is whole. Its header declares the transforms of the NIfTI file that the
+    The file appears under its name when it is whole, and takes the place of one that is there; `refuse_foreign` with
+    `is_written_here` looks before. Its header declares the transforms of the NIfTI file that the
     grid comes from, each with its code. Of another grid it declares the one transform that there is: as sform, and as
     qform too if the axes are at right angles.
 
@@ -46,10 +50,10 @@ def write_image(array: NDArray[Any], geometry: Geometry, path: Path, *, readers:
         with new_folder(path.parent, readers) as folder:
             plain = folder / "image.nii"
             sitk.WriteImage(image, str(plain))
-            _declare(geometry, plain)
             # ITK says nothing of a disk that is full
             if plain.stat().st_size < array.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _declare(geometry, plain)
             whole = _compressed(plain) if path.suffix == ".gz" else plain
             restrict(whole, readers)
             sync(whole)
@@ -63,14 +67,25 @@ def write_image(array: NDArray[Any], geometry: Geometry, path: Path, *, readers:
 
 
 def _declare(geometry: Geometry, plain: Path) -> None:
-    """Write into a NIfTI file that lies on identity axes what SimpleITK cannot: other transforms than its own two."""
-    if (transforms := _transforms(geometry)) is None:
-        return
+    """Write into the header of a NIfTI file who wrote it, and other transforms than the two that SimpleITK has."""
     with plain.open("r+b") as file:
         header = bytearray(file.read(_HEADER_BYTES))
-        transforms.write_to(header)
+        header[_DESCRIPTION : _DESCRIPTION + _DESCRIPTION_BYTES] = _MARK.ljust(_DESCRIPTION_BYTES, b"\0")
+        if (transforms := _transforms(geometry)) is not None:
+            transforms.write_to(header)
         file.seek(0)
         file.write(header)
+
+
+def is_written_here(path: Path) -> bool:
+    """Whether `write_image` wrote a file."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return header[_DESCRIPTION:].startswith(_MARK)
 
 
 def _transforms(geometry: Geometry) -> Transforms | None:

@@ -140,6 +140,16 @@ def test_a_preview_leaves_only_its_page(nnunet):
     assert document_of(data / "r.html")["cases"] == document_of(data / "geols/preview-labels-case_01.html")["cases"]
 
 
+def test_a_report_replaces_a_report_and_nothing_else(out, tmp_path):
+    thesis, page = tmp_path / "thesis.html", tmp_path / "page.html"
+    thesis.write_text("mine")
+    refused = run(store, "report", out / "labels.zarr", "-o", thesis)
+    assert refused.exit_code == 2
+    assert f"{thesis}: is there, and was not written by geols" in refused.output
+    assert thesis.read_text() == "mine"
+    assert [run(store, "report", out / "labels.zarr", "-o", page).exit_code for _ in range(2)] == [0, 0]
+
+
 def test_what_cannot_be_written_is_refused_before_anything_is_measured(out, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "measure", lambda *args: pytest.fail("measured"))
     refused = run(store, "report", out / "labels.zarr", "-o", tmp_path)

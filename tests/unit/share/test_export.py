@@ -46,6 +46,22 @@ def assert_lies_on(image, path):
     np.testing.assert_allclose(turned, np.reshape(source.GetDirection(), (3, 3)), atol=1e-6)
 
 
+def test_a_file_of_others_is_not_replaced(made, tmp_path):
+    root, labels, _ = made
+    image = root / "imagesTr/case_00_0000.nii.gz"
+    before = image.read_bytes()
+    flags = ("export", labels.path, "--case", "case_00", "-o")
+    result = store(*flags, image)
+    assert result.exit_code == 2
+    assert f"{image}: is there, and was not written by geols" in error_line(result)
+    assert image.read_bytes() == before
+    (tmp_path / "half.nii.gz").write_bytes(before[:30])
+    assert store(*flags, tmp_path / "half.nii.gz").exit_code == 2
+    for name in ("maps.nii", "maps.nii.gz"):
+        assert [store(*flags, tmp_path / name).exit_code for _ in range(2)] == [0, 0]
+        assert nibabel.load(tmp_path / name).header["descrip"] == b"GeoLS"
+
+
 def test_maps_of_all_classes(made, tmp_path):
     root, labels, _ = made
     image = exported(labels, tmp_path / "maps.nii.gz")

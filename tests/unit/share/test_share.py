@@ -46,6 +46,50 @@ def test_pack_unpack_pull_and_merge_of_parts_keep_the_digest(store, tmp_path):
     verified_store(tmp_path / "m.zarr", store.digest)
 
 
+@pytest.mark.parametrize("content", [b"PK precious", b""])
+def test_pack_does_not_replace_what_is_no_packed_store(store, tmp_path, content):
+    archive = tmp_path / "images.zip"
+    archive.write_bytes(content)
+    result = run("pack", store.path, "-o", archive)
+    assert result.exit_code == 2
+    assert f"{archive}: is there, and was not written by geols" in result.output
+    assert archive.read_bytes() == content
+    archive.unlink()
+    assert [run("pack", store.path, "-o", archive).exit_code for _ in range(2)] == [0, 0]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("flags", [(), ("--cases", "b,c")])
+@pytest.mark.parametrize("file", ["maps/c/0/0/0/0", "maps/zarr.json"])
+def test_pull_of_a_digest_reads_what_is_there_again(store, tmp_path, file, flags):
+    out = tmp_path / "out.zarr"
+    pinned = ("pull", store.path, "--digest", store.digest, "-o", out)
+    run(*pinned)
+    flip(out / "b" / file)
+    result = run(*pinned, *flags)
+    assert result.exit_code == 0, result.output
+    assert f"1 cases copied, {1 if flags else 3} there already" in result.output
+    verified_store(out, store.digest)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "b/notes.txt", "e/notes.txt"])
+def test_pull_of_a_digest_refuses_what_is_no_part_of_it(store, tmp_path, name):
+    out = tmp_path / "out.zarr"
+    pinned = ("pull", store.path, "--digest", store.digest, "-o", out)
+    run(*pinned)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    result = run(*pinned)
+    assert result.exit_code == 2
+    assert "is not part of the store of this digest; move it away" in result.output
+    assert (out / name).read_text() == "mine"
+
+
 def test_some_cases_then_the_others(store, tmp_path):
     out = tmp_path / "out.zarr"
     result = run("pull", store.path, "--cases", "a, c", "--cases", "[d-z]", "-o", out)

@@ -61,6 +61,28 @@ def test_a_resampled_prediction_comes_back_on_the_source_grid(tmp_path):
     assert (found[0][4, 6:8, 7:10] == 300).all()
 
 
+def test_a_file_that_is_no_prediction_is_not_replaced(tmp_path):
+    write(label_like() * 100, tmp_path / "in/p1.nii.gz", **GRID)
+    judge = predictor(window=(9, 14, 17))
+    (case,), _ = judge.find(tmp_path / "in")
+    truth = write(label_like().astype(np.uint8), tmp_path / "labelsTr/p1.nii.gz", **GRID)
+    before = truth.read_bytes()
+    with pytest.raises(OutputError, match=r"p1.nii.gz: is there, and was not written by geols; move it away, or name"):
+        judge.predict(case, truth.parent)
+    assert truth.read_bytes() == before
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/p1.nii.gz").symlink_to(truth)
+    with pytest.raises(OutputError, match="is a link"):
+        judge.predict(case, tmp_path / "link")
+    probabilities = write(label_like().astype(np.uint8), tmp_path / "out/p1_probabilities.nii.gz", **GRID)
+    with pytest.raises(OutputError, match=r"p1_probabilities.nii.gz: is there"):
+        judge.predict(case, probabilities.parent, probabilities=True)
+    # one of ours is replaced, to the same bytes
+    path = judge.predict(case, probabilities.parent)
+    once = path.read_bytes()
+    assert judge.predict(case, probabilities.parent).read_bytes() == once
+
+
 def test_resampling_returns_a_linear_field_as_it_was():
     source = Geometry(size=(17, 14, 9), spacing=(0.7, 1.3, 2.9), origin=(1, 2, 3), direction=tuple(np.eye(3).ravel()))
     z, y, x = np.indices((9, 14, 17))
