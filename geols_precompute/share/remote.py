@@ -10,6 +10,7 @@ Content-Length, and does not send the user and password of an address.
 from __future__ import annotations
 
 import errno
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from geols_precompute.errors import MissingExtraError, StoreError
+from geols_precompute.formatting import printable
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 #: Before another try, after one, two, ... failures in a row.
@@ -29,6 +31,10 @@ WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 WEB_PIECE_BYTES = 2**18
 BUCKET_PIECE_BYTES = 8 * 2**20
 CONNECTIONS = 32
+#: How much is repeated of what a server says.
+MAX_REASON = 400
+#: A number of bytes as headers have it.
+_SIZE = re.compile(r"[0-9]{1,30}")
 
 
 class WholeFilesOnlyError(StoreError):
@@ -157,11 +163,11 @@ class WebFiles(RemoteFiles):
         """Ask for the size of a file: the answer to a request of its first byte has it."""
         with self._answer(relative, "bytes=0-0") as response:
             total: str = response.headers.get("Content-Range", "").rpartition("/")[2]
-            if response.status_code != 206 or not total.isdecimal():
+            if response.status_code != 206 or not _SIZE.fullmatch(total):
                 length: str = response.headers.get("Content-Length", "") if response.status_code == 200 else ""
                 raise WholeFilesOnlyError(
                     f"{self.location}/{relative}: the server does not send parts of files",
-                    int(length) if length.isdecimal() else None,
+                    int(length) if _SIZE.fullmatch(length) else None,
                 )
             return int(total)
 
@@ -186,6 +192,8 @@ class WebFiles(RemoteFiles):
         session = requests.Session()
         # a compressed answer has no places to go on from
         session.headers["Accept-Encoding"] = "identity"
+        # requests reads the whole body of an answer that leads elsewhere, however large
+        session.hooks["response"].append(_drop_body_of_redirect)
         session.adapters.clear()
         # from https nothing leads to http, which anyone on the way could read and change
         for scheme in ("https://",) if self._base.scheme == "https" else ("http://", "https://"):
@@ -220,11 +228,11 @@ class WebFiles(RemoteFiles):
             # the text of such an error may repeat the address with its secrets
             raise StoreError(f"{where}: cannot be asked for ({type(error).__name__}); is the address right?") from error
         with response:
-            status = response.status_code
+            status, reason = response.status_code, printable(response.reason or "", MAX_REASON)
             if status >= 500 or status in (408, 429):
-                raise _TemporaryError(f"{status} {response.reason}")
+                raise _TemporaryError(f"{status} {reason}")
             if status not in (200, 206) and not (status == 416 and part):
-                raise StoreError(f"{where}: the server answers {status} {response.reason}; is the address right?")
+                raise StoreError(f"{where}: the server answers {status} {reason}; is the address right?")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise StoreError(
                     f"{where}: the server sends it compressed, unasked; its files must be sent as they are"
@@ -363,6 +371,11 @@ def _without_secrets(url: SplitResult) -> str:
     return f"{url.scheme}://{host}{url.path}".rstrip("/")
 
 
+def _drop_body_of_redirect(response: Any, **_: object) -> None:
+    if response.is_redirect:
+        response.raw.close()
+
+
 def _first_cause(error: BaseException) -> str:
     """The first cause in a chain of exceptions, in one line; the later ones repeat the address."""
     while cause := error.__cause__ or error.__context__:
@@ -371,7 +384,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return printable(f"{type(error).__name__}: {error}".splitlines()[0], MAX_REASON)
 
 
 def _imported(name: str) -> Any:

@@ -5,6 +5,7 @@ an end, and nothing reaches a terminal as it came.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import re
@@ -459,6 +460,52 @@ def test_a_compressed_answer_is_refused(tmp_path):
         result = run("pull", f"{url}/x.zarr", "-o", tmp_path / "s.zarr")
     assert result.exit_code == 2
     assert "sends it compressed, unasked" in result.output
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}, {"Content-Length": str(2**40)}])
+def test_the_body_of_an_answer_that_leads_elsewhere_is_not_read(tmp_path, headers):
+    piece, sent = gzip.compress(bytes(2**20)), []
+
+    def leading(handler):
+        leads = not handler.path.startswith("/moved")
+        handler.send_response(302 if leads else 404)
+        handler.send_header("Location", f"/moved{handler.path}")
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        # compressed, and a thousand times as much where it is expanded
+        while leads and sum(sent) < 2**28:
+            sent.append(handler.wfile.write(piece))
+
+    with answering(leading) as url:
+        result = run("pull", f"{url}/labels.zarr", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "the server answers 404 Not Found; is the address right?" in result.output
+    assert sum(sent) < 2**26
+
+
+@pytest.mark.parametrize("digits", [31, 5000])
+def test_sizes_that_no_file_has_are_none(tmp_path, digits):
+    def answer(handler):
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-0/{'9' * digits}")
+        handler.send_header("Content-Length", "1")
+        handler.end_headers()
+        handler.wfile.write(b"P")
+
+    with answering(answer) as url:
+        result = run("pull", f"{url}/x.zarr.zip", "-o", tmp_path / "s.zarr")
+    assert result.exit_code == 2
+    assert "is not a whole zip archive" in result.output
+    assert len(result.output) < 500
+
+
+def test_a_reason_without_end_is_cut(tmp_path):
+    with answering(lambda handler: handler.wfile.write(b"HTTP/1.1 404 \x1b[31m" + b"A" * 50_000 + b"\r\n\r\n")) as url:
+        result = run("pull", f"{url}/x.zarr", "-o", tmp_path / "s.zarr")
+    assert result.exit_code == 2
+    assert len(result.output) < 1000
+    assert "\x1b" not in result.output
 
 
 def test_a_server_that_sends_more_than_was_asked_for_is_cut_off(tmp_path):
