@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from geols_precompute.atomic import refuse_link, remove_abandoned, replace_file
+from geols_precompute.atomic import made_for, readers_of, refuse_link, remove_abandoned, replace_file
 from geols_precompute.data.orientation import mixed, orientation_of
 from geols_precompute.errors import InputError, OutputError, RecipeError
 from geols_precompute.formatting import printable_lines
@@ -51,7 +51,8 @@ def train_and_test(config: TrainConfig, folder: Path, *, resume: bool = False) -
     """Train, test and draw what the configuration asks for; return the summary.
 
     The folder receives config.toml, split.json, log.jsonl, best.pt, last.pt, test_cases.csv, summary.json, curves.png
-    and cases.png; with several repeats, a folder repeat-N each, and summary.json holds {mean, std} over them.
+    and cases.png; with several repeats, a folder repeat-N each, and summary.json holds {mean, std} over them. Nobody
+    reads what is made in it who cannot read the volumes.
 
     Raises:
         GeolsError: of the kind that fits, before anything is trained where that can be known.
@@ -81,11 +82,13 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_size(config, stores, split.cases)
     spec = make_spec(config, stores)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
     with ExitStack() as held:
+        # pictures show images, tables name cases, and a network may remember what it has learnt from
+        held.enter_context(made_for(readers_of(stores.files(split.cases), folder)))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
         if world.is_main:
             with writing_run(folder):
                 held.enter_context(claimed(folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 from geols_precompute.errors import StoreError
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, recipe_differences
-from geols_precompute.store.layout import VOLUMES
+from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import require_same_data
 
@@ -29,6 +29,10 @@ class Stores:
         if self.labels is None:
             return self.volumes.cases
         return tuple(case for case in self.volumes if case in self.labels)
+
+    def files(self, cases: Sequence[str]) -> list[Path]:
+        """Return for each case a file that whoever may read its volume may read."""
+        return [self.volumes.path / case / METADATA for case in cases]
 
     @property
     def classes(self) -> ClassTable:

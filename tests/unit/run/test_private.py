@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from commands import precompute, store
 from datasets import write
-from train_fixtures import GRID, label_like, predictor
+from train_fixtures import GRID, label_like, make_stores, predictor, tiny_config
 
 from geols_precompute.atomic import EVERYONE, readers_of, replace_file
+from geols_train.run import train_and_test
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +175,19 @@ def test_maps_that_are_taken_from_another_store(nnunet, tmp_path):
     result = precompute("--out", tmp_path / "two", "--reuse", tmp_path / "one/labels.zarr", root)
     assert "1 taken from" in result.output
     assert open_to(tmp_path / "two/labels.zarr/case_00", 0o077) == []
+
+
+@pytest.mark.parametrize(("bits", "private"), [(0o700, 0o077), (0o750, 0o027), (0o755, 0)])
+def test_a_run_folder_is_as_open_as_the_volumes(place, bits, private):
+    stores = make_stores(place / "geols")
+    (stores / "volumes.zarr/case_01").chmod(bits)
+    train_and_test(tiny_config(stores), place / "run")
+    names = {"best.pt", "cases.png", "config.toml", "curves.png", "last.pt", "log.jsonl", "split.json", "summary.json"}
+    assert names < {path.name for path in (place / "run").iterdir()}
+    assert {mode(path) for path in (place / "run").iterdir()} == {0o644 & ~private}
+    assert mode(place / "run") == 0o755 & ~private
+    (place / "later").write_text("")
+    assert mode(place / "later") == 0o644
 
 
 @pytest.mark.parametrize(("bits", "expected"), [(0o600, 0o600), (0o644, 0o644)])
