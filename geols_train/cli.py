@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from geols_precompute.atomic import writing_to
+from geols_precompute.atomic import remove_abandoned, writing_to
 from geols_precompute.cli.options import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -154,6 +154,7 @@ def predict(run: Path, images: Path, probabilities: bool, device: str, precision
     require_new_files(cases, out, probabilities=probabilities)
     with writing_to(out, "-o"):
         out.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(out)
     failures = [(problem.case_id, problem.reason) for problem in problems]
     notes: dict[str, list[str]] = {}
     with show_progress(len(cases), "predictions") as ended:

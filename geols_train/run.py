@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -226,6 +227,9 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> TrainConfig:
         before = TrainConfig.from_mapping(saved)
     except RecipeError as error:
         raise RecipeError(f"{folder / CONFIG}: {error}; restore it, or start another run with --out") from error
+    # a default in place of what is lost would train on with other settings
+    if lost := [name for name in tomllib.loads(before.to_toml()) if name not in saved]:
+        raise RecipeError(f"{folder / CONFIG}: lacks {', '.join(lost)}; restore it, or start another run with --out")
     now = TrainConfig.from_mapping({**saved, **given})
     old, new = asdict(before), asdict(now)
     may_change = {name for name, option in options().items() if option.may_change}

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geols_precompute.data.cases import is_case_id
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
@@ -22,6 +24,9 @@ from geols_precompute.store.layout import VERSIONS, ArrayKind, Format, array_met
 MAX_AXIS = 2**15
 MAX_ARRAY_BYTES = 2**34
 MAX_NUMBER = 3e38
+#: Beyond what any microscope or scanner has; smaller or larger ones leave the range of what is computed with them.
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-12, 1e12
+MIN_VOLUME = 1e-6
 #: Larger than any label value or count of voxels.
 MAX_INTEGER = 2**48
 #: Chunks hold all channels of at most 95 voxels per axis: 254 classes take 218 MB.
@@ -288,7 +293,11 @@ def _problem_of_geometry(geometry: Mapping[str, Any]) -> str:
         return "size, spacing, origin and direction must be 3, 3, 3 and 9 finite numbers"
     if not all(_is_int(n) and 0 < n <= MAX_AXIS for n in geometry["size"]):
         return f"size {reprlib.repr(geometry['size'])} is out of bounds"
-    return "" if all(s > 0 for s in geometry["spacing"]) else f"spacing {geometry['spacing']} is not positive"
+    if not all(MIN_SPACING_MM <= s <= MAX_SPACING_MM for s in geometry["spacing"]):
+        return f"spacing {geometry['spacing']} is out of bounds"
+    # axes are of length 1: they span nearly no volume only if two of them are nearly one
+    volume = abs(np.linalg.det(np.reshape(geometry["direction"], (3, 3))))
+    return "" if MIN_VOLUME <= volume <= 1 / MIN_VOLUME else f"direction {geometry['direction']} is none of three axes"
 
 
 def _problem_of_source(source: Mapping[str, Any], modalities: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import reprlib
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -393,8 +394,10 @@ def refuse_store(folder: Path) -> None:
 
 def _format_of(root: Path) -> Format:
     format_ = read_attributes(root).get("format")
-    if format_ not in ARRAYS:
-        raise StoreError(f"{root / METADATA}: format {format_!r} is not one of {', '.join(ARRAYS)}")
+    if not isinstance(format_, str) or format_ not in ARRAYS:
+        raise StoreError(
+            f"{root / METADATA}: format {reprlib.repr(format_)} is not one of {', '.join(ARRAYS)}; compute it again"
+        )
     return format_
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from train_fixtures import make_stores, tiny_config
 from trainings import SMALL
 
-from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
+from geols_precompute.errors import GeolsError, InputError, OutputError, RecipeError, StoreError
 from geols_train import cli, training
 from geols_train import run as run_module
 from geols_train.checkpoint import load_checkpoint, load_network, save_checkpoint
@@ -201,8 +201,6 @@ def test_a_damaged_file_gets_one_plain_line_before_anything_is_trained(run, monk
         (run / "summary.json").unlink()
     monkeypatch.setattr(training.Trainer, "train_epoch", lambda *args: pytest.fail("it trains"))
     (run / name).write_bytes(content)
-    if name == "config.toml" and not content:
-        return  # all defaults
     if name == "log.jsonl" and b"}\n" not in content:
         return  # a line that a crash cut short
     before = everything(run)
@@ -215,6 +213,15 @@ def test_a_damaged_file_gets_one_plain_line_before_anything_is_trained(run, monk
     assert line.isprintable()
     changed = {n for n, found in everything(run).items() if before.get(n) != found}
     assert changed <= ({"config.toml"} if name not in ("config.toml", "split.json") else set())  # two epochs
+
+
+def test_settings_that_were_cut_off_are_not_taken_from_the_defaults(run):
+    path = run / "config.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    lost = lines.pop().partition(" =")[0]
+    path.write_text("".join(lines))
+    with pytest.raises(RecipeError, match=rf"config.toml: lacks {lost}; restore it"):
+        resume(run, epochs=2)
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -264,3 +265,15 @@ def test_nothing_private_enters_a_store(nnunet, tmp_path):
     names = (root / "geols/names.csv").read_text().splitlines()
     assert names[0] == "case,name"
     assert sorted(line.split(",")[1] for line in names[1:]) == list(LabelStore.open(archive).cases)
+
+
+@pytest.mark.parametrize("value", [["geols-labels"], {}, "x" * 5000, None])
+def test_a_format_that_is_none_is_one_line(store, value):
+    path = store.path / "zarr.json"
+    document = json.loads(path.read_bytes())
+    document["attributes"]["geols"]["format"] = value
+    path.write_text(json.dumps(document))
+    result = run("finalize", store.path)
+    assert result.exit_code == 2
+    assert "is not one of geols-labels, geols-volumes" in result.output
+    assert len(result.output) < 500
