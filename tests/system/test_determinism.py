@@ -42,7 +42,8 @@ def disabled_numpy_features() -> str:
     return " ".join(found)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+# the distances of the preset "paper" are among those that test_geodesic_processes.py compares
+@pytest.mark.parametrize("preset", ["default", pytest.param("paper", marks=pytest.mark.slow)])
 def test_a_plain_processor_gives_the_same_bytes(tmp_path, preset):
     rng = np.random.default_rng(0)
     for case in range(2):
@@ -84,6 +85,7 @@ def test_blosc_threads_do_not_shuffle_a_chunk_of_many_blocks(kind, monkeypatch):
         blosc.set_nthreads(threads)
 
 
+@pytest.mark.slow  # of small volumes test_cli.py says it, of a chunk of many blocks the test above
 def test_workers_or_none_the_store_of_a_large_volume_is_the_same(nnunet, tmp_path):
     root = nnunet(cases=2, shape=(70, 80, 90))
     digests = {store_digest(root, tmp_path / str(n), "--workers", str(n)) for n in (0, 2)}

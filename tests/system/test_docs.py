@@ -196,6 +196,8 @@ def test_the_story_of_the_sharing_document(nnunet, tmp_path):
                 # lab B has no stores yet
                 published: "$(sha256sum < data/geols/labels.zarr/manifest.json | cut -c1-64) && rm -r data/geols",
                 "geols-train": f"geols-train {TINY}",
+                # the quickstart starts workers
+                "geols-precompute": "geols-precompute --workers 0",
             },
         )
         run_bash(script, tmp_path)

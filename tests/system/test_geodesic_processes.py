@@ -34,7 +34,7 @@ def test_a_plain_processor_gives_the_same_bytes(tmp_path):
     assert plain == digest()
 
 
-@pytest.mark.parametrize("iterations", [4, "exact"])
+@pytest.mark.parametrize("iterations", [4, pytest.param("exact", marks=pytest.mark.slow)])
 def test_compiled_kernels_are_found_on_disk(tmp_path, iterations):
     code = f"from geols_precompute.geodesic import compile_kernels; compile_kernels(iterations={iterations!r})"
     run_python(code, NUMBA_CACHE_DIR=str(tmp_path))

@@ -164,10 +164,10 @@ def try_reseal(path: Path) -> None:
         return
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_thirty_seconds_of_mutations(tmp_path, seed):
+@pytest.mark.parametrize(("seed", "seconds"), [(0, 8), pytest.param(1, 60, marks=pytest.mark.slow)])
+def test_seconds_of_mutations(tmp_path, seed, seconds):
     helpers = Path(__file__).parents[1] / "helpers"
-    environment = {**os.environ, "GEOLS_FUZZ_SECONDS": "30", "PYTHONPATH": str(helpers)}
+    environment = {**os.environ, "GEOLS_FUZZ_SECONDS": str(seconds), "PYTHONPATH": str(helpers)}
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path), str(seed)],
         capture_output=True,
@@ -178,7 +178,7 @@ def test_thirty_seconds_of_mutations(tmp_path, seed):
         cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[0]) > 50, done.stdout
+    assert int(done.stdout.split()[0]) > 10, done.stdout
 
 
 if __name__ == "__main__":

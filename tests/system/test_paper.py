@@ -195,7 +195,7 @@ def test_jobs_that_start_together_do_not_disturb_each_other(done, tmp_path):
     assert sorted(re.findall(r"(\d) cases computed, \d unchanged", "".join(printed))) == ["0", "8"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_study_goes_on(done, tmp_path, number):
     _study, data, _finished, _ = done
     longer = tmp_path / "longer.toml"
