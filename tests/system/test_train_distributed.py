@@ -84,7 +84,7 @@ def test_two_processes_give_the_losses_and_the_results_of_one(out, tmp_path, cha
 
 @pytest.mark.timeout(800)
 def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
-    config = tiny_config(out, **{**SETTINGS, "epochs": 60, "augment": "none", "workers": 2})
+    config = tiny_config(out, **{**SETTINGS, "epochs": 150, "augment": "none", "workers": 2})
     run, whole = tmp_path / "run", tmp_path / "whole"
     with subprocess.Popen(**torchrun(2, config, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
@@ -103,7 +103,7 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(out, tmp_path):
     assert stderr.count(b"stopped, saved; go on with") == 2, stderr.decode()
     steps = [line for line in read_log(run) if "epoch" not in line]
     progress = torch.load(run / "last.pt", weights_only=True)["progress"]
-    assert 3 * progress["epoch"] + len(progress["losses"]) == len(steps) < 180
+    assert 3 * progress["epoch"] + len(progress["losses"]) == len(steps) < 450
     for folder, *arguments in ((run, "--resume"), (whole,)):
         done = subprocess.run(**torchrun(2, config, folder, *arguments), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
