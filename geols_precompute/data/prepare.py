@@ -77,7 +77,7 @@ def prepare_source(
         raise InputError(f"{case.label}: every voxel is ignored; leave this case out")
     prepared = prepare(volume, preprocessing)
     label_ZYX = before_ZYX if prepared.label is volume.label else _class_indices(case, prepared, classes)
-    after = _foreground_counts(label_ZYX)
+    after = before if label_ZYX is before_ZYX else _foreground_counts(label_ZYX)
     lost = [
         f"{case.label}: {classes.names[index]} ({plural(count, 'voxel')} of value {classes.values[index]}) is lost in "
         f"resampling to {' × '.join(f'{mm:g}' for mm in preprocessing.spacing or ())} mm (z,y,x)"
@@ -112,8 +112,9 @@ def _class_indices(case: Case, volume: Volume, classes: ClassTable) -> UInt8Arra
 
 def _foreground_counts(label_ZYX: UInt8Array) -> dict[int, int]:
     """Return the voxels of each foreground class index that a label map has."""
-    counts = np.bincount(label_ZYX.ravel(), minlength=IGNORE_INDEX + 1)
-    return {index: int(count) for index, count in enumerate(counts) if count and index not in (0, IGNORE_INDEX)}
+    # `bincount` takes 64 bits per voxel, and most are background
+    counts = np.bincount(label_ZYX[label_ZYX > 0])
+    return {index: int(count) for index, count in enumerate(counts) if count and index != IGNORE_INDEX}
 
 
 def notes_of_range(

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from geols_precompute.arrays import Float32Array, Int32Array
-from geols_precompute.data.formats.itk import open_image
+from geols_precompute.data.formats.itk import open_header, open_image
 from geols_precompute.data.formats.names import wrong_name
 from geols_precompute.data.formats.payload import check_payload, scaling_of
 from geols_precompute.data.geometry import Geometry
@@ -30,6 +30,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 _ROUNDING = 1e-6
 #: SimpleITK takes a scl_slope below this for 1.
 _LEAST_SLOPE = float(np.finfo(np.float64).eps)
+#: scl_slope and scl_inter of a NIfTI header that says no scale.
+UNSCALED = ((1.0, 0.0), (0.0, 0.0))
 #: Integers that a header scales by more do not tell whole numbers from others.
 _LARGEST_SLOPE = 0.2
 
@@ -85,13 +87,38 @@ def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
 
 def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
     """Read a file: (array [channel,z,y,x], where it lies)."""
-    stored, notes = None, []
-    if not path.is_dir():
-        stored, notes = check_payload(path), [wrong_name(path)]
+    if path.is_dir():
+        image = open_image(path)
+        return _voxels(image, path), grid_of(image, path)
+    stored, notes = check_payload(path), [wrong_name(path)]
     if stored is not None:
         # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
         _require_finite(stored, path)
+        header = open_header(path)
+        if scaling_of(path) in UNSCALED and _is_plain(header, stored):
+            _require_volume(header, stored, path)
+            return stored, _noted(grid_of(header, path), notes)
     image = open_image(path)
+    array, scaled = _scaled_as_declared(_voxels(image, path), stored, path)
+    return array, _noted(grid_of(image, path), [*notes, scaled])
+
+
+def _noted(grid: Grid, notes: Sequence[str]) -> Grid:
+    return replace(grid, notes=(*grid.notes, *filter(None, notes)))
+
+
+def _is_plain(header: sitk.ImageFileReader, stored: NDArray[Any]) -> bool:
+    """Whether SimpleITK sees in a file the volumes that were read of it: not vectors, nor further axes."""
+    size = header.GetSize()
+    return header.GetNumberOfComponents() == 1 and len(size) in (3, 4) and size == (*stored.shape[:0:-1], *size[3:])
+
+
+def _voxels(image: sitk.Image, path: Path) -> NDArray[Any]:
+    """Return the voxels of an image [channel,z,y,x].
+
+    Raises:
+        InputError: they are no real numbers, or no volume.
+    """
     array = sitk.GetArrayFromImage(image)
     if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxels of type {image.GetPixelIDTypeAsString()}; real numbers are supported")
@@ -99,15 +126,15 @@ def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
         array = np.moveaxis(array, -1, 0)
     elif image.GetDimension() == 3:
         array = array[np.newaxis]
+    _require_volume(image, array, path)
+    return array
+
+
+def _require_volume(image: sitk.Image | sitk.ImageFileReader, array: NDArray[Any], path: Path) -> None:
     if array.ndim != 4 or min(array.shape) < 1:
         raise InputError(f"{path}: {image.GetDimension()}-D with size {image.GetSize()}; 3-D volumes are supported")
     if array.shape[1] == 1 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
         raise InputError(f"{path}: a single slice of size {image.GetSize()}; 2-D images are not supported")
-    grid = grid_of(image, path)
-    if not path.is_dir():
-        array, scaled = _scaled_as_declared(array, stored, path)
-        notes.append(scaled)
-    return array, replace(grid, notes=(*grid.notes, *filter(None, notes)))
 
 
 def _scaled_as_declared(array: NDArray[Any], stored: NDArray[Any] | None, path: Path) -> tuple[NDArray[Any], str]:

@@ -517,3 +517,26 @@ def test_a_dicom_file_that_declares_more_than_it_holds_is_refused(tmp_path, chan
     needed = 99 * 9 * 7 if change == "frames" else 8 * 60000 * 7
     with pytest.raises(InputError, match=f"{len(content)} bytes where the header needs {needed}"):
         read_image(path)
+
+
+NIFTI_TYPES = ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", NIFTI_TYPES)
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 5, 2), (3, 4, 5, 1, 2)])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".img"])
+def test_voxels_of_nifti_are_those_that_simpleitk_and_nibabel_read(tmp_path, order, kind, shape, ending):
+    info = np.iinfo(kind) if kind[0] in "iu" else np.finfo(kind)
+    array = RNG.uniform(max(float(info.min), -1e9), min(float(info.max), 1e9), shape).astype(order + kind)
+    header = nib.Nifti1Header(endianness=order)
+    header.set_data_dtype(array.dtype)
+    header.set_intent("vector" if len(shape) == 5 else "none")
+    kind_of_file = nib.Nifti1Pair if ending == ".img" else nib.Nifti1Image
+    path = tmp_path / f"a{ending}"
+    nib.save(kind_of_file(array, np.eye(4), header, dtype=array.dtype), path)
+    found = read_image(path)[0]
+    assert found.dtype == np.dtype(kind)
+    np.testing.assert_array_equal(found, array.T.reshape(found.shape))
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    np.testing.assert_array_equal(found, np.moveaxis(theirs, -1, 0) if len(shape) == 5 else theirs.reshape(found.shape))
