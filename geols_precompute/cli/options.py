@@ -19,7 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Packages that only some extras bring.
-OPTIONAL = {"cc3d", "dask", "distributed", "matplotlib", "numba", "scipy", "surface_distance", "torch"}
+OPTIONAL = {"cc3d", "dask", "distributed", "edt", "matplotlib", "numba", "scipy", "surface_distance", "torch"}
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG, EXIT_INTERRUPTED = 0, 1, 2, 130
 
