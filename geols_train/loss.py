@@ -250,7 +250,10 @@ class _FusedCrossEntropy(torch.autograd.Function):
         maps_BKV = None if maps is None else maps.flatten(2)
         total = torch.zeros((), device=logits.device)
         count = (label_BV != IGNORE_INDEX).sum().clamp(min=1)
-        gradient_BCV = torch.empty_like(logits_BCV) if ctx.needs_input_grad[0] else None
+        # a gradient scaler multiplies only later, in the backward pass: until then, what is divided by the number of
+        # voxels is too small for float16
+        dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient_BCV = torch.empty_like(logits_BCV, dtype=dtype) if ctx.needs_input_grad[0] else None
         V = logits_BCV.shape[-1]
         size = SLAB.get(logits.device.type, LARGE_SLAB)
         with torch.autocast(logits.device.type, enabled=False):
@@ -275,7 +278,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
                     if gradient_BCV is not None:
                         slope_CV = (logits_CV - normaliser_V).exp_().mul_(mass_V).sub_(target_CV)
                         gradient_BCV[case, :, voxels] = torch.where(counted_V, slope_CV, 0).div_(count)
-        ctx.gradient = gradient_BCV.view_as(logits) if gradient_BCV is not None else None
+        ctx.gradient, ctx.dtype = None if gradient_BCV is None else gradient_BCV.view_as(logits), logits.dtype
         return total / count
 
     @staticmethod
@@ -284,4 +287,4 @@ class _FusedCrossEntropy(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("the gradient of this loss is given once; call the loss again for another")
-        return gradient.mul_(slope), None, None, None, None
+        return gradient.mul_(slope).to(ctx.dtype), None, None, None, None

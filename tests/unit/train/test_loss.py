@@ -234,6 +234,32 @@ def test_autocast_changes_nothing():
     assert inside == fused_cross_entropy(logits, label, stored, present, mix=mix)
 
 
+@pytest.mark.parametrize("way", ["fused", "plain"])
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_float16_keeps_the_gradients_that_a_scaler_will_multiply(way, alpha):
+    logits, label, stored, channels, present = make_batch(3, shape=(40, 48, 40), dtype=torch.float16)
+    mix = Mix(method="geols", alpha=alpha, channels=channels)
+    target = mix.soft_label(label, stored, present, 3)
+    with torch.autocast("cpu", dtype=torch.float16):
+        if way == "fused":
+            loss = fused_cross_entropy(logits, label, stored, present, mix=mix)
+        else:
+            loss = soft_cross_entropy(logits, target, label)
+    torch.amp.GradScaler("cpu").scale(loss).backward()
+    assert logits.grad.dtype == torch.float16
+    found = logits.grad.double() / 2**16
+    exact = logits.detach().double().requires_grad_()
+    soft_cross_entropy_in_float64(exact, target.double(), label).backward()
+    assert (found - exact.grad).norm() < 5e-4 * exact.grad.norm()
+    lost = (found == 0) & (exact.grad.abs() > 1e-12)
+    assert lost.sum() < 1e-4 * lost.numel()
+
+
+def soft_cross_entropy_in_float64(logits, target, label):
+    counted = label != 255
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1)[counted].sum() / counted.sum()
+
+
 def test_logits_in_any_memory_layout():
     logits, label, *_ = make_batch(4)
     other = logits.detach().to(memory_format=torch.channels_last_3d).requires_grad_()
