@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,17 @@ def code_blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def run_python(document: str) -> dict[str, Any]:
-    """Run the Python blocks of a document one after another and return their names."""
+def run_python(document: str, *, leave_out: str | None = None) -> dict[str, Any]:
+    """Run the Python blocks of a document one after another and return their names; not those that have `leave_out`."""
     names: dict[str, Any] = {}
     for block in code_blocks(document, "python"):
-        exec(compile(block, document, "exec"), names)
+        if leave_out is None or leave_out not in block:
+            exec(compile(block, document, "exec"), names)
     return names
 
 
-def run_bash(script: str, folder: Path) -> None:
-    """Run a script in a shell that stops at the first failure."""
+def run_bash(script: str, folder: Path) -> str:
+    """Run a script in a shell that stops at the first failure, and return what it prints."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
@@ -75,6 +77,7 @@ def run_bash(script: str, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def replaced(text: str, replacements: dict[str, str]) -> str:
@@ -131,7 +134,7 @@ def test_python_in_the_sharing_document_runs(computed):
 def test_python_in_the_page_for_code_of_ones_own_runs(computed):
     packed = ["pack", "data/geols/labels.zarr", "-o", "organs.zarr.zip"]
     assert CliRunner().invoke(store_cli.store, packed).exit_code == 0
-    names = run_python("docs/reading.md")
+    names = run_python("docs/reading.md", leave_out="torchio")
     labels, volumes = LabelStore.open("data/geols/labels.zarr"), VolumeStore.open("data/geols/volumes.zarr")
     maps = labels.class_maps("case_02")
     soft = labels.soft_label("case_02", volumes.label("case_02"), alpha=0.1)
@@ -159,6 +162,51 @@ def test_the_loss_of_equal_logits_is_the_logarithm_of_the_number_of_classes(comp
     for block in blocks[: 1 + next(i for i, block in enumerate(blocks) if "SoftCrossEntropy" in block)]:
         exec(compile(block, "docs/reading.md", "exec"), names)
     assert names["loss"].item() == pytest.approx(np.log(3), rel=1e-6)
+
+
+def test_python_in_the_page_about_monai_trains_a_network(computed):
+    pytest.importorskip("monai", reason="MONAI is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, about NumPy and torch of the future
+        names = run_python("docs/monai.md")
+    assert Path("network.pt").exists()
+    assert names["loss"].isfinite()
+    assert names["batch"]["soft"].shape[1:] == (3, 8, 8, 8)
+    for soft in (*names["batch"]["soft"], names["soft"]):
+        np.testing.assert_allclose(soft.sum(dim=0), 1, atol=1e-5)
+
+
+def test_the_example_of_monai_trains_and_validates(computed):
+    pytest.importorskip("monai", reason="MONAI is not installed")
+    script = f"python {ROOT}/workflows/monai_example.py data --epochs 1 --size 8 8 8 --features 4 8 --out trained.pt"
+    said = run_bash(script, Path.cwd())
+    assert "epoch 1 of 1: loss " in said
+    assert len(re.findall(r"validation Dice of organ\d: \d\.\d", said)) == 2
+    assert Path("trained.pt").exists()
+
+
+def test_python_about_torchio_moves_maps_and_image_alike(computed):
+    torchio = pytest.importorskip("torchio", reason="TorchIO is not installed")
+    names: dict[str, Any] = {}
+    blocks = code_blocks("docs/reading.md", "python")
+    for block in blocks[: 1 + next(i for i, block in enumerate(blocks) if "torchio" in block)]:
+        if "monai" not in block:
+            exec(compile(block, "docs/reading.md", "exec"), names)
+    moved = names["moved"]
+    assert moved["maps"].shape == (2, 16, 14, 12)
+    np.testing.assert_allclose(names["soft"].sum(dim=1), 1, atol=1e-5)
+    # maps that are the image: where it goes, they go, and its noise stays its own
+    volumes, case = names["volumes"], names["case"]
+    subject = names["subject_of"](case)
+    image = subject["image"].data.float()
+    subject["maps"] = torchio.ScalarImage(tensor=image, affine=subject["maps"].affine)
+    for step in names["moves"]:
+        subject = step(subject)
+    np.testing.assert_allclose(subject["maps"].data, subject["image"].data, atol=1e-3)
+    assert not np.allclose(subject["maps"].data, image)
+    noisy = names["changes"](subject)
+    np.testing.assert_array_equal(noisy["maps"].data, subject["maps"].data)
+    np.testing.assert_array_equal(volumes.intensities(case).transpose(0, 3, 2, 1), image)
 
 
 # --- commands and flags -------------------------------------------------------------------------------------------

@@ -65,6 +65,17 @@ def test_only_prediction_reads_files():
     run_without(CLUSTER | FILES, code)
 
 
+def test_without_monai_the_extra_is_named():
+    code = """
+from geols_precompute.errors import MissingExtraError
+try:
+    import geols_train.monai
+except MissingExtraError as error:
+    print(error)
+"""
+    assert run_without({"monai"}, code).strip() == 'monai is not installed; run: pip install "geols[monai]"'
+
+
 def test_the_public_names_are_imported_when_they_are_used():
     code = "import sys, geols_train\nassert 'torch' not in sys.modules\n"
     code += "for name in geols_train.__all__: assert getattr(geols_train, name).__name__ == name\n"
