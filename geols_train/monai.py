@@ -55,7 +55,7 @@ class LoadGeoLSd(MapTransform):  # type: ignore[misc]
 
     Raises:
         StoreError: the store or a case of it is missing or damaged.
-        InputError: the store has no such case, or the image does not lie where the maps lie.
+        InputError: more than one key, the store has no such case, or the image does not lie where the maps lie.
 
     Example:
         >>> from monai import transforms
@@ -78,7 +78,7 @@ class LoadGeoLSd(MapTransform):  # type: ignore[misc]
         present_key: Hashable = "present",
     ) -> None:
         super().__init__(keys)
-        (self.image_key,) = self.keys
+        self.image_key = _only(self.keys)
         self.maps = LabelMaps(_opened(store))
         self.case_key, self.maps_key, self.present_key = case_key, maps_key, present_key
 
@@ -136,8 +136,8 @@ class MixSoftLabeld(MapTransform):  # type: ignore[misc]
 
     Raises:
         StoreError: the store is missing or damaged.
-        InputError: α outside [0, 1], or a label that is not of the store's classes, for instance because it was
-            interpolated.
+        InputError: more than one key, α outside [0, 1], maps that lie elsewhere than the label, or a label that is not
+            of the store's classes, for instance because it was interpolated.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class MixSoftLabeld(MapTransform):  # type: ignore[misc]
         soft_key: Hashable = "soft",
     ) -> None:
         super().__init__(keys)
-        (self.label_key,) = self.keys
+        self.label_key = _only(self.keys)
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha must be in [0, 1], got {alpha}")
         opened = _opened(store)
@@ -305,6 +305,12 @@ def _voxel_size(image: Any) -> Float64Array:
 
 def _opened(store: LabelStore | str | os.PathLike[str]) -> LabelStore:
     return store if isinstance(store, LabelStore) else LabelStore.open(store)
+
+
+def _only(keys: tuple[Hashable, ...]) -> Hashable:
+    if len(keys) != 1:
+        raise InputError(f"one key is needed, got {', '.join(map(str, keys))}; maps and soft labels are of one image")
+    return keys[0]
 
 
 def _plain(tensor: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import warnings
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from datasets import write
-from train_fixtures import GRID
+from train_fixtures import GRID, make_stores
 
 from geols_precompute import LabelStore, Recipe, precompute
 from geols_precompute.data.geometry import Geometry
@@ -28,6 +29,7 @@ with warnings.catch_warnings():
     from monai import transforms
     from monai.losses import DiceCELoss, DiceLoss
 
+    from geols_train import monai as monai_module
     from geols_train.monai import LoadGeoLSd, MixSoftLabeld, soft_dice_ce_loss
 
 # MONAI warns about NumPy and torch of the future
@@ -227,6 +229,14 @@ def test_a_lazy_pipeline_without_an_override_interpolates_the_label_and_is_refus
     assert set(found["label"].unique().tolist()) == {0, 2, 7}
 
 
+def test_the_examples_in_docstrings_run(tmp_path, monkeypatch):
+    make_stores(tmp_path, cases=2)
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(monai_module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
 # --- the soft label ---------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +266,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     mix = MixSoftLabeld("label", store)
     with pytest.raises(InputError, match=r"alpha must be in \[0, 1\], got 2"):
         MixSoftLabeld("label", store, alpha=2)
+    with pytest.raises(InputError, match="one key is needed, got image, label"):
+        LoadGeoLSd(("image", "label"), store)
     with pytest.raises(InputError, match="label values without a class: 3 "):
         mix({**found, "label": found["label"] + (found["label"] == 2)})
     with pytest.raises(InputError, match="'label' has 3 channels"):
