@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     for forgetful in (
         transforms.RandFlipd(("image", "label"), prob=1, spatial_axis=1),
         transforms.SpatialCropd(("image", "label"), roi_start=(1, 1, 1), roi_end=(22, 26, 19)),
-        transforms.RandRotated(("image", "label"), prob=1, range_x=0.4, mode=("bilinear", "nearest")),
+        transforms.Rotated(("image", "label"), angle=(0.4, 0.0, 0.0), mode=("bilinear", "nearest")),
     ):
         with pytest.raises(InputError, match=r"give 'maps' to every spatial transform"):
             mix(forgetful(found))
