@@ -36,7 +36,6 @@ has. There the image is NaN, and a candidate made of NaN never wins in `lesser`,
 
 from __future__ import annotations
 
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +45,7 @@ from geols_precompute.geodesic.jit import jit
 from geols_precompute.geodesic.metric import Formula, Steps
 from geols_precompute.geodesic.relax import UNREACHED, relax
 from geols_precompute.geodesic.simd import LANES, prefetch
+from geols_precompute.geodesic.workspace import scratch
 
 _PREFETCH = 64  # addresses beyond the plane ahead; a quarter faster than none
 
@@ -89,7 +89,7 @@ def raster_distance(
     """
     grid = make_grid(*image.shape[1:])
     channels, classes = len(image), len(seeds)
-    buffer = _scratch((channels + classes) * grid.size)
+    buffer = scratch((channels + classes) * grid.size)
     images = buffer[: channels * grid.size].reshape(channels, grid.size)
     distances = buffer[channels * grid.size :].reshape(classes, grid.size)
     _enter_image(image, images, grid)
@@ -97,18 +97,6 @@ def raster_distance(
     done = _iterate(images[0] if channels == 1 else images, distances, formula, steps, grid, first_seed, iterations)
     _copy_out(distances, out, grid)
     return done
-
-
-_thread = threading.local()
-
-
-def _scratch(size: int) -> Float32Array:
-    """Return `size` values, not initialised, that the next call in this thread uses again: new pages cost too much."""
-    buffer: Float32Array | None = getattr(_thread, "buffer", None)
-    if buffer is None or buffer.size < size:
-        _thread.buffer = None  # let go of the old memory before asking for the new
-        _thread.buffer = buffer = np.empty(size, np.float32)
-    return buffer[:size]
 
 
 @jit

@@ -22,7 +22,14 @@ LANES = 16
 
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+_INDICES = ir.VectorType(_INT64, LANES)
+_POINTERS = ir.VectorType(_FLOAT.as_pointer(), LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+_EVERY_LANE = ir.Constant(_MASK, [1] * LANES)
+_BYTES = 4  # of a float32
+_ALIGNMENT = _INT32(_BYTES)
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,6 +106,53 @@ def store(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
 
 
 @intrinsic
+def gather(typing_context: Any, array: Any, places: Any, shift: Any) -> Any:
+    """Read sixteen values that lie apart: lane k that at flat index places[k] + shift; `places` are int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function_type = ir.FunctionType(_VECTOR, [_POINTERS, _INT32, _MASK, _VECTOR])
+        name = f"llvm.masked.gather.v{LANES}f32.v{LANES}p0"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        addresses = _addresses(context, builder, signature, arguments)
+        return builder.call(function, [addresses, _ALIGNMENT, _EVERY_LANE, ir.Constant(_VECTOR, ir.Undefined)])
+
+    return lanes(array, places, types.int64), generate
+
+
+@intrinsic
+def scatter(typing_context: Any, array: Any, places: Any, shift: Any, values: Any) -> Any:
+    """Write sixteen values apart, as `gather` reads them; of two lanes with one place the higher wins."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function_type = ir.FunctionType(ir.VoidType(), [_VECTOR, _POINTERS, _INT32, _MASK])
+        name = f"llvm.masked.scatter.v{LANES}f32.v{LANES}p0"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        addresses = _addresses(context, builder, signature, arguments)
+        builder.call(function, [arguments[3], addresses, _ALIGNMENT, _EVERY_LANE])
+        return context.get_dummy_value()
+
+    return types.void(array, places, types.int64, lanes), generate
+
+
+def _addresses(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Point to elements places[k] + shift of the array, where these are an intrinsic's first three arguments."""
+    (array_type, places_type, *_), (array, places, shift, *_) = signature.args, arguments
+    data = builder.ptrtoint(context.make_array(array_type)(context, builder, array).data, _INT64)
+    first = builder.add(data, builder.mul(shift, _INT64(_BYTES)))
+    places_pointer = context.make_array(places_type)(context, builder, places).data
+    indices = builder.load(builder.bitcast(places_pointer, _INDICES.as_pointer()))
+    indices.align = 8
+    offsets = builder.mul(indices, ir.Constant(_INDICES, [_BYTES] * LANES))
+    return builder.inttoptr(builder.add(_in_every_lane(builder, first), offsets), _POINTERS)
+
+
+def _in_every_lane(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    single = builder.insert_element(undefined, value, _INT32(0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+
+
+@intrinsic
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of a flat index; an index outside the array is harmless."""
 
@@ -119,9 +173,7 @@ def broadcast(typing_context: Any, value: Any) -> Any:
     """Put one float32 into all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        single = builder.insert_element(undefined, arguments[0], _INT32(0))
-        return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+        return _in_every_lane(builder, arguments[0])
 
     return lanes(types.float32), generate
 
@@ -134,6 +186,17 @@ def lesser(typing_context: Any, candidate: Any, current: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
 
     return lanes(lanes, lanes), generate
+
+
+@intrinsic
+def where_lesser(typing_context: Any, candidate: Any, current: Any, otherwise: Any) -> Any:
+    """Lane by lane the candidate where it is smaller than the current value, else a third one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        candidate_, current_, otherwise_ = arguments
+        return builder.select(builder.fcmp_ordered("<", candidate_, current_), candidate_, otherwise_)
+
+    return lanes(lanes, lanes, lanes), generate
 
 
 @intrinsic
