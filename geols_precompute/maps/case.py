@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from geols_precompute.arrays import BoolArray, Float32Array, Int32Array, UInt8Ar
 from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
 from geols_precompute.geodesic.checks import checked_image, checked_spacing
+from geols_precompute.geodesic.options import CLASSES_AT_ONCE
 from geols_precompute.maps.decay import DistanceStatistics, make_map, quantise
 from geols_precompute.maps.seeds import class_boxes, class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
@@ -141,15 +143,19 @@ def maps_of_case(
         InputError: an array has a shape, type or value that the distance transform cannot take.
     """
     channels = stored_channels(len(classes), background_is_stored=parameters.background_is_stored)
-    masks, seeds = _seed_masks(label_ZYX, channels, spacing, parameters, classes, case)
-    present = tuple(seeds)
     stored = np.zeros((len(channels), *label_ZYX.shape), np.uint8)
+    seeds: dict[int, SeedCount] = {}
     statistics: dict[int, DistanceStatistics] = {}
-    if present:
-        maps = float_maps(_chosen(image_MZYX, modalities, parameters), masks, spacing, parameters)
-        statistics = dict(zip(present, maps.statistics, strict=True))
-        for sum_ZYX, index in zip(maps.sums, present, strict=True):
+    chosen_MZYX = _chosen(image_MZYX, modalities, parameters)
+    room = np.empty((2, CLASSES_AT_ONCE, *label_ZYX.shape), np.float32)  # for all groups: new pages cost time
+    found = _seeds_of_classes(label_ZYX, channels, spacing, parameters, classes, case)
+    while group := list(itertools.islice(found, CLASSES_AT_ONCE)):
+        masks_KZYX = np.array([mask_ZYX for _, mask_ZYX, _ in group])
+        maps = float_maps(chosen_MZYX, masks_KZYX, spacing, parameters, room=room[:, : len(group)])
+        for (index, _, count), sum_ZYX, of_class in zip(group, maps.sums, maps.statistics, strict=True):
             quantise(sum_ZYX, maps.count, stored[channels.index(index)])
+            seeds[index], statistics[index] = count, of_class
+    present = tuple(seeds)
     if not parameters.background_is_stored and (label_ZYX == 0).any():
         present = (0, *present)
     return Maps(
@@ -164,11 +170,20 @@ def maps_of_case(
 
 
 def float_maps(
-    image_MZYX: Float32Array, masks_KZYX: BoolArray, spacing: Sequence[float], parameters: MapParameters
+    image_MZYX: Float32Array,
+    masks_KZYX: BoolArray,
+    spacing: Sequence[float],
+    parameters: MapParameters,
+    *,
+    room: Float32Array | None = None,
 ) -> FloatMaps:
-    """Return the maps of K seed masks: per modality and averaged, or of one joint distance."""
+    """Return the maps of K seed masks: per modality and averaged, or of one joint distance.
+
+    `room` [2,K,z,y,x] is memory for them, so that a caller can keep it; the second half is for further modalities only.
+    """
     groups = image_MZYX[np.newaxis] if parameters.modalities == "joint" else image_MZYX[:, np.newaxis]
-    maps = sums = np.empty(masks_KZYX.shape, np.float32)
+    room = np.empty((2, *masks_KZYX.shape), np.float32) if room is None else room
+    maps = sums = room[0]
     found: list[list[DistanceStatistics]] = []
     for number, group_MZYX in enumerate(groups):
         geodesic_distance(
@@ -183,11 +198,10 @@ def float_maps(
             out=maps,
         )
         found.append([make_map(distances_ZYX, parameters.decay) for distances_ZYX in maps])
-        if maps is not sums:
+        if number > 0:
             sums += maps
-        elif number + 1 < len(groups):
-            # the first maps become the sums; only further modalities need room of their own
-            maps = np.empty_like(sums)
+        # the first maps become the sums; only further modalities need room of their own
+        maps = room[1]
     statistics = tuple(
         DistanceStatistics(
             mean=sum(s.mean for s in of_class) / len(of_class),
@@ -199,18 +213,16 @@ def float_maps(
     return FloatMaps(sums=sums, count=len(groups), statistics=statistics)
 
 
-def _seed_masks(
+def _seeds_of_classes(
     label_ZYX: UInt8Array,
     channels: Sequence[int],
     spacing: Sequence[float],
     parameters: MapParameters,
     classes: ClassTable,
     case: str,
-) -> tuple[BoolArray, dict[int, SeedCount]]:
-    """Return the seed masks [present channel,z,y,x] and, per class index that has seeds, their count."""
+) -> Iterator[tuple[int, BoolArray, SeedCount]]:
+    """Yield the index of each channel that has seeds, their mask [z,y,x], and their count."""
     boxes = class_boxes(label_ZYX)
-    masks = np.zeros((len(channels), *label_ZYX.shape), bool)
-    counts: dict[int, SeedCount] = {}
     for index in channels:
         if (box := boxes.get(index)) is None:
             continue
@@ -223,9 +235,9 @@ def _seed_masks(
             random_key=f"{parameters.random_seed}/{case}/{classes.values[index]}",
         )
         if count := np.count_nonzero(seeds):
-            masks[len(counts)][box] = seeds
-            counts[index] = SeedCount(count=int(count), fallbacks=fallbacks)
-    return masks[: len(counts)], counts
+            mask_ZYX = np.zeros(label_ZYX.shape, bool)
+            mask_ZYX[box] = seeds
+            yield index, mask_ZYX, SeedCount(count=int(count), fallbacks=fallbacks)
 
 
 def _chosen(image_MZYX: Float32Array, modalities: Sequence[str], parameters: MapParameters) -> Float32Array:

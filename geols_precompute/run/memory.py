@@ -19,6 +19,7 @@ from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
 from geols_precompute.errors import ClusterError, InputError
 from geols_precompute.formatting import readable
+from geols_precompute.geodesic.options import CLASSES_AT_ONCE
 from geols_precompute.recipe.parameters import ResolvedRecipe
 
 #: Headers that are read to find the largest case among those with the largest files.
@@ -44,8 +45,8 @@ class Workers:
 
 def case_bytes(geometry: Geometry, recipe: ResolvedRecipe) -> int:
     """Return about how much memory a worker needs for a case whose files lie on this grid."""
-    voxels = max(math.prod(size) for size in (geometry.size, prepared_size(geometry, recipe.preprocessing)))
-    return needed_bytes(voxels, modalities=len(recipe.preprocessing.modalities), channels=len(recipe.channels))
+    source, prepared = math.prod(geometry.size), math.prod(prepared_size(geometry, recipe.preprocessing))
+    return needed_bytes(source, prepared, recipe)
 
 
 def largest_need(cases: Iterable[Case], recipe: ResolvedRecipe) -> int:
@@ -98,7 +99,11 @@ def workers_for(need: int, wanted: int | None) -> Workers:
     return Workers(count=fitting, memory=math.floor(MEMORY_LIMIT / fitting), note=note)
 
 
-_PROCESS_BYTES = 300_000_000
+_PROCESS_BYTES = 290_000_000  # Python, its libraries and compiled kernels
+_FLOAT = 4
+_PADDED = 1.1  # voxels of a skewed or padded volume for each of the volume
+_TEMPORARY = 5  # a class and what its skeleton is made of
+_SHARE_COMPRESSED = 0.8  # of maps, held as chunks and once more as one file
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -117,15 +122,23 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def needed_bytes(voxels: int, *, modalities: int, channels: int) -> int:
-    """Return about how much memory a worker needs for a case.
+def needed_bytes(source_voxels: int, prepared_voxels: int, recipe: ResolvedRecipe) -> int:
+    """Return about how much memory a worker needs for a case: the largest of reading, computing and committing it.
 
-    Fitted to measured peaks, which it exceeds by 0 to 16 % (CT and MR, 1 to 4 modalities, 1 to 5 channels): what Python
-    and its libraries take, then per voxel the source as read, and per modality and channel floats and bytes.
-
-    Args:
-        voxels: of the source or of the prepared volume, whichever is larger.
-        modalities: of the image.
-        channels: of the maps.
+    Every term is what the step holds, in bytes per voxel; see `_SHARE_COMPRESSED` for what is not known beforehand.
     """
-    return _PROCESS_BYTES + voxels * (18 + 8 * modalities + 11 * channels)
+    modalities, channels = len(recipe.preprocessing.modalities), len(recipe.channels)
+    at_once = min(channels, CLASSES_AT_ONCE)
+    is_averaged = recipe.maps.modalities == "average" and modalities > 1
+    images = modalities if recipe.maps.modalities == "joint" else 1
+    distances = 1 if recipe.maps.iterations == "exact" else at_once
+    is_changed = recipe.preprocessing.clip is not None or prepared_voxels != source_voxels
+    read = source_voxels * _FLOAT * (modalities + 1)  # and label values
+    prepared = prepared_voxels * (1 + (_FLOAT * modalities if is_changed else 0))
+    workspace = _FLOAT * _PADDED * (images + distances)
+    sums = _FLOAT * (2 if is_averaged else 1)
+    seeds = 2  # one by one, then as one array
+    computing = channels + at_once * (sums + seeds) + workspace + _TEMPORARY
+    committing = channels * (1 + 2 * _SHARE_COMPRESSED) + workspace
+    held = read + prepared + prepared_voxels * max(computing, committing)
+    return math.ceil(_PROCESS_BYTES + max(held, read + source_voxels * _FLOAT * modalities))
