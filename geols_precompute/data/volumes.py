@@ -70,7 +70,9 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     if label is not None:
         label_ZYX, rounded = _whole_numbers(read[-1][0][0], label)
         notes = (*notes, *rounded)
-    image = np.stack([np.ascontiguousarray(channel, np.float32) for channel in channels])
+    image = np.empty((len(channels), *channels[0].shape), np.float32)
+    for target, channel in zip(image, channels, strict=True):
+        target[...] = channel
     return Volume(image=image, label=label_ZYX, geometry=geometry, notes=notes)
 
 

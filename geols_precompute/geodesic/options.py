@@ -23,9 +23,6 @@ ENGINE_VERSIONS: dict[Engine, int] = {"numba": 1, "geodistk": 1}
 #: With intensities up to 1e12, squares of γ times a difference and their sums along a path stay inside float32.
 MAX_GAMMA = 1e6
 MAX_ITERATIONS = 1_000_000
-#: Classes that are best computed together: they share the costs of steps, of which four save most, and their floats
-#: are the memory that a case takes beside what is stored.
-CLASSES_AT_ONCE = 4
 
 
 def check_options(*, metric: object, lam: object, gamma: object, iterations: object, engine: object) -> None:

@@ -1,4 +1,4 @@
-"""Memory that a thread's transforms share, one after another: new pages cost as much as a kernel."""
+"""Memory that a thread keeps from one case to the next: new pages cost as much as a kernel."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 from geols_precompute.arrays import Float32Array
 from geols_precompute.geodesic.simd import LANES
 
-#: Values that a thread keeps at most between two calls (1 GiB); what a larger volume needs is given back.
+#: Values that a thread keeps at most for one purpose (1 GiB); what a larger volume needs is given back.
 KEPT = 2**28
 
 _thread = threading.local()
 
 
-def scratch(size: int) -> Float32Array:
-    """Return `size` values, not initialised, from a cache line on; the thread's next call uses their memory again."""
-    buffer: Float32Array | None = getattr(_thread, "buffer", None)
+def scratch(size: int, purpose: str = "transform") -> Float32Array:
+    """Return `size` values, not initialised, from a cache line on; the thread's next call uses their memory again.
+
+    Calls for different purposes do not share memory.
+    """
+    buffer: Float32Array | None = getattr(_thread, purpose, None)
     if buffer is None or buffer.size < size:
-        _thread.buffer = None  # let go of the old memory before asking for the new
+        setattr(_thread, purpose, None)  # let go of the old memory before asking for the new
         buffer = _aligned(size)
         if size <= KEPT:
-            _thread.buffer = buffer
+            setattr(_thread, purpose, buffer)
     return buffer[:size]
 
 

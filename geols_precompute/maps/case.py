@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +12,11 @@ from geols_precompute.arrays import BoolArray, Float32Array, Int32Array, UInt8Ar
 from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
 from geols_precompute.geodesic.checks import checked_image, checked_spacing
-from geols_precompute.geodesic.options import CLASSES_AT_ONCE
-from geols_precompute.maps.decay import DistanceStatistics, make_map, quantise
-from geols_precompute.maps.seeds import class_boxes, class_seeds
+from geols_precompute.geodesic.workspace import scratch
+from geols_precompute.maps.decay import DistanceStatistics, make_maps, quantise
+from geols_precompute.maps.seeds import Box, class_boxes, class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
-from geols_precompute.recipe.parameters import MapParameters, Recipe, stored_channels
+from geols_precompute.recipe.parameters import MapParameters, Recipe, channel_parts, stored_channels
 
 #: Below this range of intensities the 1e-5 in the gradient metric's step cost outweighs the image.
 SMALL_INTENSITY_RANGE = 1e-2
@@ -32,11 +31,10 @@ class SeedCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maps:
-    """The maps of one case.
+class MapFacts:
+    """What is known of the maps of one case beside the maps themselves.
 
     Attributes:
-        stored: g·255, uint8 [channel,z,y,x]; zero where a class is absent.
         channels: class index of each channel: every foreground class, and the background if it has seeds.
         present: class indices that the volume has, in ascending order; without the fallback, of classes with seeds.
         classes: the class table.
@@ -45,13 +43,23 @@ class Maps:
         notes: what a person should know about this case.
     """
 
-    stored: UInt8Array
     channels: tuple[int, ...]
     present: tuple[int, ...]
     classes: ClassTable
     seeds: Mapping[int, SeedCount]
     statistics: Mapping[int, DistanceStatistics]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps(MapFacts):
+    """The maps of one case.
+
+    Attributes:
+        stored: g·255, uint8 [channel,z,y,x]; zero where a class is absent.
+    """
+
+    stored: UInt8Array
 
     def class_maps(self) -> Float32Array:
         """Return g of every class, float32 [class,z,y,x], background first; what `soft_label` takes."""
@@ -142,31 +150,94 @@ def maps_of_case(
     Raises:
         InputError: an array has a shape, type or value that the distance transform cannot take.
     """
-    channels = stored_channels(len(classes), background_is_stored=parameters.background_is_stored)
-    stored = np.zeros((len(channels), *label_ZYX.shape), np.uint8)
-    seeds: dict[int, SeedCount] = {}
-    statistics: dict[int, DistanceStatistics] = {}
-    chosen_MZYX = _chosen(image_MZYX, modalities, parameters)
-    room = np.empty((2, CLASSES_AT_ONCE, *label_ZYX.shape), np.float32)  # for all groups: new pages cost time
-    found = _seeds_of_classes(label_ZYX, channels, spacing, parameters, classes, case)
-    while group := list(itertools.islice(found, CLASSES_AT_ONCE)):
-        masks_KZYX = np.array([mask_ZYX for _, mask_ZYX, _ in group])
-        maps = float_maps(chosen_MZYX, masks_KZYX, spacing, parameters, room=room[:, : len(group)])
-        for (index, _, count), sum_ZYX, of_class in zip(group, maps.sums, maps.statistics, strict=True):
-            quantise(sum_ZYX, maps.count, stored[channels.index(index)])
-            seeds[index], statistics[index] = count, of_class
-    present = tuple(seeds)
-    if not parameters.background_is_stored and (label_ZYX == 0).any():
-        present = (0, *present)
-    return Maps(
-        stored=stored,
-        channels=channels,
-        present=present,
-        classes=classes,
-        seeds=seeds,
-        statistics=statistics,
-        notes=_notes(image_MZYX, modalities, parameters),
+    stream = MapStream(
+        image_MZYX, label_ZYX, spacing, parameters=parameters, classes=classes, modalities=modalities, case=case
     )
+    stored = np.empty(stream.shape, np.uint8)
+    for part, maps_KZYX in zip(channel_parts(len(stored)), stream, strict=True):
+        stored[part] = maps_KZYX
+    return Maps(stored=stored, **vars(stream.facts()))
+
+
+class MapStream:
+    """The maps of a prepared case, a few channels at a time: those of a whole class table may not fit into memory.
+
+    Iterate over it once for the maps, uint8 [some channels,z,y,x], which are those of `channel_parts`; then `facts`
+    says what is known of them. Arguments and errors are those of `maps_of_case`.
+
+    Attributes:
+        shape: of all maps together.
+    """
+
+    def __init__(
+        self,
+        image_MZYX: Float32Array,
+        label_ZYX: UInt8Array,
+        spacing: Sequence[float],
+        *,
+        parameters: MapParameters,
+        classes: ClassTable,
+        modalities: Sequence[str],
+        case: str,
+    ) -> None:
+        self._image, self._label, self._spacing = image_MZYX, label_ZYX, spacing
+        self._parameters, self._classes, self._modalities, self._case = parameters, classes, modalities, case
+        self._channels = stored_channels(len(classes), background_is_stored=parameters.background_is_stored)
+        self._seeds: dict[int, SeedCount] = {}
+        self._statistics: dict[int, DistanceStatistics] = {}
+        self.shape = (len(self._channels), *label_ZYX.shape)
+
+    def __iter__(self) -> Iterator[UInt8Array]:
+        """Compute the maps."""
+        image_MZYX = _chosen(self._image, self._modalities, self._parameters)
+        boxes = class_boxes(self._label)
+        for part in channel_parts(len(self._channels)):
+            channels = self._channels[part]
+            stored = np.zeros((len(channels), *self._label.shape), np.uint8)
+            masks = np.zeros(stored.shape, bool)
+            present: list[int] = []
+            for index in channels:
+                if index in boxes and self._enter_seeds(index, boxes[index], masks[len(present)]):
+                    present.append(index)
+            if present:
+                masks_KZYX = masks[: len(present)]
+                # the thread's own memory for the floats of every part and case: new pages cost as much as a kernel
+                room = scratch(2 * masks_KZYX.size, "maps").reshape(2, *masks_KZYX.shape)
+                maps = float_maps(image_MZYX, masks_KZYX, self._spacing, self._parameters, room=room)
+                for index, sum_ZYX, statistics in zip(present, maps.sums, maps.statistics, strict=True):
+                    quantise(sum_ZYX, maps.count, stored[channels.index(index)])
+                    self._statistics[index] = statistics
+            yield stored
+
+    def facts(self) -> MapFacts:
+        """Return what is known of the maps, once they have been taken."""
+        present = tuple(self._seeds)
+        if not self._parameters.background_is_stored and (self._label == 0).any():
+            present = (0, *present)
+        return MapFacts(
+            channels=self._channels,
+            present=present,
+            classes=self._classes,
+            seeds=self._seeds,
+            statistics=self._statistics,
+            notes=_notes(self._image, self._modalities, self._parameters),
+        )
+
+    def _enter_seeds(self, index: int, box: Box, mask_ZYX: BoolArray) -> bool:
+        """Enter the seeds of a class, which lies in a box, into an empty mask, and count them; whether it has any."""
+        label_ZYX = self._label[box]
+        seeds, fallbacks = class_seeds(
+            label_ZYX == index,
+            self._parameters.seeds,
+            self._spacing,
+            fallback=self._parameters.seed_fallback,
+            ignore_ZYX=label_ZYX == IGNORE_INDEX,
+            random_key=f"{self._parameters.random_seed}/{self._case}/{self._classes.values[index]}",
+        )
+        if count := int(np.count_nonzero(seeds)):
+            mask_ZYX[box] = seeds
+            self._seeds[index] = SeedCount(count=count, fallbacks=fallbacks)
+        return count > 0
 
 
 def float_maps(
@@ -197,7 +268,7 @@ def float_maps(
             engine=parameters.engine,
             out=maps,
         )
-        found.append([make_map(distances_ZYX, parameters.decay) for distances_ZYX in maps])
+        found.append(make_maps(maps, parameters.decay))
         if number > 0:
             sums += maps
         # the first maps become the sums; only further modalities need room of their own
@@ -211,33 +282,6 @@ def float_maps(
         for of_class in zip(*found, strict=True)
     )
     return FloatMaps(sums=sums, count=len(groups), statistics=statistics)
-
-
-def _seeds_of_classes(
-    label_ZYX: UInt8Array,
-    channels: Sequence[int],
-    spacing: Sequence[float],
-    parameters: MapParameters,
-    classes: ClassTable,
-    case: str,
-) -> Iterator[tuple[int, BoolArray, SeedCount]]:
-    """Yield the index of each channel that has seeds, their mask [z,y,x], and their count."""
-    boxes = class_boxes(label_ZYX)
-    for index in channels:
-        if (box := boxes.get(index)) is None:
-            continue
-        seeds, fallbacks = class_seeds(
-            label_ZYX[box] == index,
-            parameters.seeds,
-            spacing,
-            fallback=parameters.seed_fallback,
-            ignore_ZYX=label_ZYX[box] == IGNORE_INDEX,
-            random_key=f"{parameters.random_seed}/{case}/{classes.values[index]}",
-        )
-        if count := np.count_nonzero(seeds):
-            mask_ZYX = np.zeros(label_ZYX.shape, bool)
-            mask_ZYX[box] = seeds
-            yield index, mask_ZYX, SeedCount(count=int(count), fallbacks=fallbacks)
 
 
 def _chosen(image_MZYX: Float32Array, modalities: Sequence[str], parameters: MapParameters) -> Float32Array:

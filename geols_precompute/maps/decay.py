@@ -11,12 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from geols_precompute.arrays import Float32Array, UInt8Array
+from geols_precompute.arrays import Float32Array, Float64Array, UInt8Array
 from geols_precompute.geodesic.jit import jit
 
 Decay = float | Literal["mean"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+_IN_TURN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +29,35 @@ class DistanceStatistics:
     high: float
 
 
-def make_map(distances_ZYX: Float32Array, decay: Decay) -> DistanceStatistics:
-    """Turn one class's distances into its map g, in place, and return the distances' statistics.
+def make_maps(distances_KZYX: Float32Array, decay: Decay) -> list[DistanceStatistics]:
+    """Turn the distances of K classes into their maps g, in place, and return the statistics of the distances.
 
     g = exp(-D / mean(D)), or exp(-k·D) for a number k per mm (GeoLS eq. 5), then (g - min) / (max - min), over the
     whole volume. Where that is flat (D equal everywhere), g is 1 where D = 0 and 0 elsewhere: never NaN.
 
     Args:
-        distances_ZYX: float32, C-contiguous, finite, not negative.
+        distances_KZYX: float32, C-contiguous, finite, not negative.
         decay: "mean", or k.
     """
-    values = distances_ZYX.reshape(-1)
-    total, low, high = _sum_low_high(values)
-    mean = total / values.size
+    distances_KV = distances_KZYX.reshape(len(distances_KZYX), -1)
+    found = [
+        DistanceStatistics(mean=total / distances.size, low=float(distances.min()), high=float(distances.max()))
+        for total, distances in zip(_sums(distances_KV), distances_KV, strict=True)
+    ]
+    for distances, statistics in zip(distances_KV, found, strict=True):
+        _make_map(distances, decay, statistics)
+    return found
+
+
+def _make_map(distances: Float32Array, decay: Decay, statistics: DistanceStatistics) -> None:
+    mean, low, high = statistics.mean, statistics.low, statistics.high
     # a mean below 3e-39 mm has no reciprocal in float32, and 0 · ∞ would be NaN
     rate = np.float32(decay if decay != "mean" else min(1 / mean, FLOAT32_MAX) if mean > 0 else 0)
     g_high, g_low = _exp_of_negative(np.float32(low), rate), _exp_of_negative(np.float32(high), rate)
     if g_high > g_low:
-        _decay(values, rate, np.float32(g_low), np.float32(1 / (g_high - g_low)))
+        _decay(distances, rate, np.float32(g_low), np.float32(1 / (g_high - g_low)))
     else:
-        np.equal(values, 0, out=values)
-    return DistanceStatistics(mean=mean, low=float(low), high=float(high))
+        np.equal(distances, 0, out=distances)
 
 
 def quantise(sum_ZYX: Float32Array, count: int, stored_ZYX: UInt8Array) -> None:
@@ -58,19 +67,30 @@ def quantise(sum_ZYX: Float32Array, count: int, stored_ZYX: UInt8Array) -> None:
 
 def compile_kernels() -> None:
     """Compile every kernel of this module into numba's cache on disk, before workers start."""
-    distances = np.array([[[0, 1]]], np.float32)
-    make_map(distances, "mean")
-    quantise(distances, 1, np.empty((1, 1, 2), np.uint8))
+    distances = np.array([[[[0, 1]]]], np.float32)
+    make_maps(distances, "mean")
+    quantise(distances[0], 1, np.empty((1, 1, 2), np.uint8))
 
 
 @jit
-def _sum_low_high(values: Float32Array) -> tuple[float, np.float32, np.float32]:
-    total, low, high = 0.0, values[0], values[0]
-    for value in values:
-        total += value
-        low = value if value < low else low
-        high = value if value > high else high
-    return total, low, high
+def _sums(values_KV: Float32Array) -> Float64Array:
+    """Sum each row in float64, one value after another: the sum's last bits are part of the format.
+
+    An addition waits for the one before it, so that a few of each row in turn take little longer than one row.
+    """
+    sums = np.zeros(len(values_KV))
+    rows, size = values_KV.shape
+    whole = size - size % _IN_TURN
+    for start in range(0, whole, _IN_TURN):
+        for row in range(rows):
+            total = sums[row]
+            for i in range(start, start + _IN_TURN):
+                total += values_KV[row, i]
+            sums[row] = total
+    for row in range(rows):
+        for i in range(whole, size):
+            sums[row] += values_KV[row, i]
+    return sums
 
 
 @jit

@@ -201,6 +201,17 @@ class MapParameters:
         return document
 
 
+#: Channels of maps that are computed together, and stored together: more would take more memory, and fewer more time,
+#: as they share the costs of steps.
+CHANNELS_AT_ONCE = 4
+
+
+def channel_parts(channels: int) -> list[slice]:
+    """Return the parts that are computed and stored together: equal ones, but for the last."""
+    length = math.ceil(channels / math.ceil(channels / CHANNELS_AT_ONCE))
+    return [slice(start, min(start + length, channels)) for start in range(0, channels, length)]
+
+
 def stored_channels(n_classes: int, *, background_is_stored: bool) -> tuple[int, ...]:
     """Return the class index of each channel of stored maps: every foreground class, the background if it is stored."""
     return tuple(range(0 if background_is_stored else 1, n_classes))

@@ -19,8 +19,7 @@ from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
 from geols_precompute.errors import ClusterError, InputError
 from geols_precompute.formatting import readable
-from geols_precompute.geodesic.options import CLASSES_AT_ONCE
-from geols_precompute.recipe.parameters import ResolvedRecipe
+from geols_precompute.recipe.parameters import CHANNELS_AT_ONCE, ResolvedRecipe
 
 #: Headers that are read to find the largest case among those with the largest files.
 CANDIDATES = 16
@@ -103,7 +102,6 @@ _PROCESS_BYTES = 290_000_000  # Python, its libraries and compiled kernels
 _FLOAT = 4
 _PADDED = 1.1  # voxels of a skewed or padded volume for each of the volume
 _TEMPORARY = 5  # a class and what its skeleton is made of
-_SHARE_COMPRESSED = 0.8  # of maps, held as chunks and once more as one file
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -123,12 +121,12 @@ def peak_bytes() -> int:
 
 
 def needed_bytes(source_voxels: int, prepared_voxels: int, recipe: ResolvedRecipe) -> int:
-    """Return about how much memory a worker needs for a case: the largest of reading, computing and committing it.
+    """Return about how much memory a worker needs for a case: the larger of reading it and of computing its maps.
 
-    Every term is what the step holds, in bytes per voxel; see `_SHARE_COMPRESSED` for what is not known beforehand.
+    Every term is what the step holds, in bytes per voxel. Maps are written a few channels at a time, so that their
+    number does not count.
     """
-    modalities, channels = len(recipe.preprocessing.modalities), len(recipe.channels)
-    at_once = min(channels, CLASSES_AT_ONCE)
+    modalities, at_once = len(recipe.preprocessing.modalities), min(len(recipe.channels), CHANNELS_AT_ONCE)
     is_averaged = recipe.maps.modalities == "average" and modalities > 1
     images = modalities if recipe.maps.modalities == "joint" else 1
     distances = 1 if recipe.maps.iterations == "exact" else at_once
@@ -136,9 +134,6 @@ def needed_bytes(source_voxels: int, prepared_voxels: int, recipe: ResolvedRecip
     read = source_voxels * _FLOAT * (modalities + 1)  # and label values
     prepared = prepared_voxels * (1 + (_FLOAT * modalities if is_changed else 0))
     workspace = _FLOAT * _PADDED * (images + distances)
-    sums = _FLOAT * (2 if is_averaged else 1)
-    seeds = 2  # one by one, then as one array
-    computing = channels + at_once * (sums + seeds) + workspace + _TEMPORARY
-    committing = channels * (1 + 2 * _SHARE_COMPRESSED) + workspace
-    held = read + prepared + prepared_voxels * max(computing, committing)
-    return math.ceil(_PROCESS_BYTES + max(held, read + source_voxels * _FLOAT * modalities))
+    per_class = _FLOAT * (2 if is_averaged else 1) + 2  # floats, seeds, and what is stored
+    computing = prepared_voxels * (at_once * per_class + workspace + _TEMPORARY)
+    return math.ceil(_PROCESS_BYTES + read + max(prepared + computing, source_voxels * _FLOAT * modalities))

@@ -7,12 +7,13 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from geols_precompute.arrays import UInt8Array
 from geols_precompute.atomic import readers_of, writing_to
 from geols_precompute.data.cases import Case
 from geols_precompute.data.formats.detached import source_files
@@ -22,7 +23,7 @@ from geols_precompute.data.volumes import Volume
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
 from geols_precompute.formatting import readable
-from geols_precompute.maps.case import Maps, maps_of_case
+from geols_precompute.maps.case import MapFacts, MapStream
 from geols_precompute.recipe.parameters import ResolvedRecipe
 from geols_precompute.run import memory, state
 from geols_precompute.run.reuse import Reuse
@@ -193,7 +194,7 @@ def _store_case(
     if reused:
         clock.lap("reuse")
         return "reused", (*prepared.notes, *notes)
-    maps = maps_of_case(
+    maps = MapStream(
         prepared.image,
         prepared.label,
         prepared.geometry.spacing_zyx,
@@ -202,19 +203,18 @@ def _store_case(
         modalities=recipe.preprocessing.modalities,
         case=case.id,
     )
-    clock.lap("maps")
     with writing_to(task.labels.parent):
         commit_case(
             task.labels,
             case.id,
-            {"maps": maps.stored},
+            {"maps": _Timed(maps, clock, "maps")},
             prepared.geometry,
-            _label_document(maps, source),
+            lambda: _label_document(maps.facts(), source),
             check=check_labels,
             readers=readers,
         )
     clock.lap("commit maps")
-    return "computed", (*prepared.notes, *notes, *maps.notes)
+    return "computed", (*prepared.notes, *notes, *maps.facts().notes)
 
 
 def _require_storable(case: Case, prepared: PreparedCase, *, channels: int) -> None:
@@ -262,7 +262,7 @@ def _commit_volume(task: Task, prepared: PreparedCase, check: Callable[[], None]
     )
 
 
-def _label_document(maps: Maps, source: dict[str, Any]) -> dict[str, Any]:
+def _label_document(maps: MapFacts, source: dict[str, Any]) -> dict[str, Any]:
     """Return what a label store keeps of a case beside its maps, with the values of label files for classes."""
     values = maps.classes.values
     return {
@@ -316,5 +316,25 @@ class _Clock:
     def lap(self, step: str) -> None:
         """Book the time since the last lap under `step`."""
         now = time.perf_counter()
-        self.seconds[step] = now - self._last
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
         self._last = now
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Maps that book the time that they take to compute; what follows them is the commit of maps."""
+
+    maps: MapStream
+    clock: _Clock
+    step: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.maps.shape
+
+    def __iter__(self) -> Iterator[UInt8Array]:
+        self.clock.lap("commit maps")
+        for part in self.maps:
+            self.clock.lap(self.step)
+            yield part
+            self.clock.lap("commit maps")

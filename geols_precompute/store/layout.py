@@ -10,6 +10,7 @@ from typing import Any, Literal
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import channel_parts
 
 #: What is written. Version 1 is read, and never written.
 VERSION = 2
@@ -31,12 +32,14 @@ class Packing:
         level: of the compressor.
         shuffle: how Blosc sorts the bytes, or bits, of all elements before it compresses them.
         part: length in voxels near which spatial axes are cut.
+        channels: whether the axis of channels is cut, too, see `channel_parts`.
     """
 
     compressor: Literal["lz4", "lz4hc", "zstd"]
     level: int
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"]
     part: int
+    channels: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class ArrayKind:
 
     def grid(self, shape: Sequence[int]) -> ChunkGrid:
         """Return how an array of this kind and shape is cut into chunks."""
-        return ChunkGrid.of(shape, self.packing.part)
+        return ChunkGrid.of(shape, self.packing)
 
 
 _PLAIN = Packing(compressor="lz4", level=9, shuffle="noshuffle", part=40)
@@ -74,7 +77,7 @@ IMAGE = ArrayKind(name="image", dtype="int16", axes=("c", "z", "y", "x"), packin
 LABEL = ArrayKind(name="label", dtype="uint8", axes=("z", "y", "x"), packing=_PLAIN)
 
 ARRAYS: dict[Format, tuple[ArrayKind, ...]] = {"geols-labels": (MAPS,), "geols-volumes": (IMAGE, LABEL)}
-_VERSION_1 = {"compressor": "lz4hc", "level": 5, "part": 64}
+_VERSION_1 = {"compressor": "lz4hc", "level": 5, "part": 64, "channels": False}
 
 
 def arrays_of(format_: Format, version: int) -> dict[str, ArrayKind]:
@@ -87,7 +90,7 @@ def arrays_of(format_: Format, version: int) -> dict[str, ArrayKind]:
 class ChunkGrid:
     """How an array is cut into the inner chunks of its one shard.
 
-    Every spatial axis is cut into equal parts; channels stay together.
+    Every axis is cut into equal parts: spatial axes near a length, that of channels as `channel_parts` says.
 
     Attributes:
         shape: of the array.
@@ -100,12 +103,15 @@ class ChunkGrid:
     parts: tuple[int, ...]
 
     @classmethod
-    def of(cls, shape: Sequence[int], part: int) -> ChunkGrid:
-        """Return the grid of an array [z,y,x] or [channel,z,y,x] whose parts are near `part` voxels long."""
+    def of(cls, shape: Sequence[int], packing: Packing) -> ChunkGrid:
+        """Return the grid of an array [z,y,x] or [channel,z,y,x]."""
         channels, spatial = tuple(shape[:-3]), tuple(shape[-3:])
-        parts = tuple(max(1, round(n / part)) for n in spatial)
-        inner = tuple(math.ceil(n / p) for n, p in zip(spatial, parts, strict=True))
-        return cls(shape=(*channels, *spatial), inner=(*channels, *inner), parts=(*(1 for _ in channels), *parts))
+        parts = (
+            *(len(channel_parts(n)) if packing.channels else 1 for n in channels),
+            *(max(1, round(n / packing.part)) for n in spatial),
+        )
+        inner = tuple(math.ceil(n / p) for n, p in zip(shape, parts, strict=True))
+        return cls(shape=(*channels, *spatial), inner=inner, parts=parts)
 
     @property
     def shard(self) -> tuple[int, ...]:

@@ -8,12 +8,14 @@ A shard is an index, then the inner chunks in C order:
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import google_crc32c
 import numpy as np
@@ -36,6 +38,17 @@ _BLOSC_SETTING = threading.Lock()
 Pread = Callable[[int, int], bytes]
 
 
+class Channels(Protocol):
+    """An array that comes some channels at a time: those of `channel_parts`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Yield [some channels,z,y,x]."""
+
+
 def index_bytes(grid: ChunkGrid) -> int:
     """Size of the index at the start of a shard, its checksum included."""
     return 16 * grid.count + CRC_BYTES
@@ -43,23 +56,52 @@ def index_bytes(grid: ChunkGrid) -> int:
 
 def encode_shard(array: NDArray[Any], kind: ArrayKind) -> bytes:
     """Return the shard of a whole array; equal arrays give equal bytes."""
-    grid, packing = kind.grid(array.shape), kind.packing
+    file = io.BytesIO()
+    write_shard(file, array, kind)
+    return file.getvalue()
+
+
+def write_shard(file: BinaryIO, array: NDArray[Any] | Channels, kind: ArrayKind) -> str:
+    """Write the shard of an array to an empty file, and return the SHA-256 of the array's elements, C order.
+
+    Of an array that comes some channels at a time only those are in memory.
+    """
+    grid = kind.grid(array.shape)
+    head = index_bytes(grid)
+    file.write(bytes(head))
+    digest, lengths = hashlib.sha256(), []
+    for part in [array] if isinstance(array, np.ndarray) else array:
+        elements = np.ascontiguousarray(part, part.dtype.newbyteorder("<"))
+        digest.update(elements.data)
+        for chunk in _chunks(elements, kind, grid):
+            lengths.append(len(chunk))
+            file.write(chunk)
+    if len(lengths) != grid.count:
+        raise ValueError(f"{kind.name}: {len(lengths)} chunks of {array.shape}, {grid.count} expected")
+    sizes = np.array(lengths, "<u8")
+    offsets = head + np.cumsum(sizes) - sizes
+    index = np.stack([offsets, sizes], axis=1).astype("<u8").tobytes()
+    file.seek(0)
+    file.write(index + _crc32c(index))
+    return digest.hexdigest()
+
+
+def _chunks(part: NDArray[Any], kind: ArrayKind, grid: ChunkGrid) -> Iterator[bytes]:
+    """Yield the chunks of some channels of an array, or all: with whole parts of the axis of channels."""
+    packing = kind.packing
     compressor, shuffle = packing.compressor.encode(), _SHUFFLES[packing.shuffle]
-    chunks = []
-    inner = np.zeros(grid.inner, array.dtype.newbyteorder("<"))
-    with _one_blosc_thread():
-        for origin in _chunk_origins(grid):
-            part = array[tuple(slice(o, o + n) for o, n in zip(origin, grid.inner, strict=True))]
-            if part.shape != inner.shape:
-                inner[...] = 0
-            inner[tuple(slice(0, n) for n in part.shape)] = part
+    inner = np.zeros(grid.inner, part.dtype)
+    starts = [range(0, n, length) for n, length in zip(part.shape[:-3], grid.inner[:-3], strict=True)]
+    starts += [range(0, length * parts, length) for length, parts in zip(grid.inner[-3:], grid.parts[-3:], strict=True)]
+    for origin in itertools.product(*starts):
+        voxels = part[tuple(slice(o, o + n) for o, n in zip(origin, grid.inner, strict=True))]
+        if voxels.shape != inner.shape:
+            inner[...] = 0
+        inner[tuple(slice(0, n) for n in voxels.shape)] = voxels
+        with _one_blosc_thread():
             content = inner.reshape(-1).view(np.uint8)
             packed = blosc.compress(content, compressor, packing.level, shuffle, 0, kind.itemsize)
-            chunks.append(packed + _crc32c(packed))
-    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
-    offsets = index_bytes(grid) + np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype("<u8")
-    index = np.stack([offsets, lengths], axis=1).astype("<u8").tobytes()
-    return b"".join([index, _crc32c(index), *chunks])
+        yield packed + _crc32c(packed)
 
 
 @contextmanager
@@ -120,12 +162,16 @@ def decode_window(
     index = read_index(pread, size, grid, where).tolist()
     result = np.empty((*shape[:-3], *(s.stop - s.start for s in window)), np.dtype(kind.dtype).newbyteorder("<"))
     inner = np.empty(grid.inner, result.dtype)
-    axes = (_cuts(s, length) for s, length in zip(window, grid.inner[-3:], strict=True))
+    # channels are a span like another, which is whole
+    spans = (*(slice(0, n) for n in shape[:-3]), *window)
+    axes = (_cuts(span, length) for span, length in zip(spans, grid.inner, strict=True))
     for cuts in itertools.product(*axes):
-        (z, from_z, to_z), (y, from_y, to_y), (x, from_x, to_x) = cuts
-        number = (z * grid.parts[-2] + y) * grid.parts[-1] + x
+        numbers, sources, targets = zip(*cuts, strict=True)
+        number = 0
+        for place, parts in zip(numbers, grid.parts, strict=True):
+            number = number * parts + place
         _decode_chunk(pread(*index[number]), kind, inner, f"{where}, chunk {number}")
-        result[..., to_z, to_y, to_x] = inner[..., from_z, from_y, from_x]
+        result[targets] = inner[sources]
     return result
 
 
@@ -158,10 +204,6 @@ def _decode_chunk(chunk: bytes, kind: ArrayKind, inner: NDArray[Any], where: str
         blosc.decompress(packed, inner)
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"{where}: cannot be decompressed: {error}") from error
-
-
-def _chunk_origins(grid: ChunkGrid) -> Iterator[Sequence[int]]:
-    yield from itertools.product(*(range(0, i * p, i) for i, p in zip(grid.inner, grid.parts, strict=True)))
 
 
 def _crc32c(content: bytes) -> bytes:

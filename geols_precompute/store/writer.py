@@ -10,14 +10,14 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from geols_precompute import atomic
 from geols_precompute.data.cases import is_case_id
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.digests import array_sha256, canonical_json, sha256_hex
+from geols_precompute.digests import canonical_json, file_sha256, sha256_hex
 from geols_precompute.errors import OutputError, StoreError
 from geols_precompute.recipe.parameters import recipe_differences
 from geols_precompute.store import files, guards
@@ -32,6 +32,9 @@ from geols_precompute.store.layout import (
     manifest,
     ome_metadata,
 )
+
+if TYPE_CHECKING:
+    from geols_precompute.store.shard import Channels
 
 #: What a rename says where its new name is taken.
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -165,9 +168,9 @@ def read_attributes(folder: Path) -> dict[str, Any]:
 def commit_case(
     root: Path,
     case: str,
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Mapping[str, NDArray[Any] | Channels],
     geometry: Geometry,
-    geols: Mapping[str, Any],
+    geols: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
     *,
     check: Callable[[], None] = lambda: None,
     readers: int = atomic.EVERYONE,
@@ -179,16 +182,17 @@ def commit_case(
     Args:
         root: of the store, created before.
         case: id.
-        arrays: by name, for each array that the store's format has.
+        arrays: by name, for each array that the store's format has; whole, or some channels at a time.
         geometry: of the arrays.
-        geols: attributes of the case beyond geometry, digests and files.
+        geols: attributes of the case beyond geometry, digests and files; called once the arrays are written, if they
+            are known only then.
         check: called just before the rename, while no other run commits to the store; what it raises prevents that.
         readers: permission bits that the case may have; see `atomic.readers_of`.
 
     Raises:
         StoreError: the case is there already, made from the same sources, and is not equal to this one.
     """
-    from geols_precompute.store.shard import encode_shard  # numcodecs takes long to import
+    from geols_precompute.store.shard import write_shard  # numcodecs takes long to import
 
     format_ = _format_of(root)
     _require_written_version(root, read_attributes(root))
@@ -199,14 +203,18 @@ def commit_case(
         digests = {}
         for kind in ARRAYS[format_]:
             array = arrays[kind.name]
-            for relative, content in (
-                (kind.metadata_path, canonical_json(array_metadata(kind, array.shape))),
-                (kind.shard_path, encode_shard(array, kind)),
-            ):
-                write_file(folder / relative, [content])
-                listed[relative] = {"bytes": len(content), "sha256": sha256_hex(content)}
-            digests[f"{kind.name}_sha256"] = array_sha256(array)
-        attributes = {**geols, **digests, "geometry": geometry.as_json(), "files": listed}
+            write_file(folder / kind.metadata_path, [canonical_json(array_metadata(kind, array.shape))])
+            shard = folder / kind.shard_path
+            shard.parent.mkdir(parents=True)
+            with shard.open("wb") as file:
+                digests[f"{kind.name}_sha256"] = write_shard(file, array, kind)
+            for relative in (kind.metadata_path, kind.shard_path):
+                listed[relative] = {
+                    "bytes": (folder / relative).stat().st_size,
+                    "sha256": file_sha256(folder / relative),
+                }
+        described = geols() if callable(geols) else geols
+        attributes = {**described, **digests, "geometry": geometry.as_json(), "files": listed}
         ome = ome_metadata(case, ARRAYS[format_][0], geometry)
         content = canonical_json(group_metadata({"ome": ome, "geols": attributes}))
         write_file(folder / METADATA, [content])

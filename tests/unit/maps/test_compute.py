@@ -7,7 +7,7 @@ from datasets import ball_case
 from geols_precompute import compute_maps
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.maps.case import maps_of_case
-from geols_precompute.maps.decay import make_map
+from geols_precompute.maps.decay import make_maps
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import SEED_STRATEGIES, MapParameters, Recipe
 from geols_precompute.store.reader import LabelStore, VolumeStore
@@ -102,7 +102,7 @@ def test_statistics_of_averaged_modalities_cover_all_of_them():
     firsts = [compute(image[[m]], label).statistics[1] for m in range(2)]
     assert both.mean == pytest.approx(np.mean([s.mean for s in firsts]))
     assert both.high == max(s.high for s in firsts)
-    assert make_map(np.zeros((1, 1, 1), np.float32), "mean").mean == 0
+    assert make_maps(np.zeros((1, 1, 1, 1), np.float32), "mean")[0].mean == 0
 
 
 # --- the public function --------------------------------------------------------------------------------------------

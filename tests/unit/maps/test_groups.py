@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from geols_precompute.maps import case as module
 from geols_precompute.maps.case import maps_of_case
+from geols_precompute.recipe import parameters as module
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import MapParameters
 
@@ -41,7 +41,7 @@ def test_groups_change_no_byte(monkeypatch, modalities, background):
     options = {"modalities": modalities, "background": background, "seeds": "random-3"}
     found = []
     for at_once in (1, 4, 50):
-        monkeypatch.setattr(module, "CLASSES_AT_ONCE", at_once)
+        monkeypatch.setattr(module, "CHANNELS_AT_ONCE", at_once)
         found.append(maps_of(image, label, 11, **options))
     for other in found[1:]:
         np.testing.assert_array_equal(other.stored, found[0].stored)

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geols_precompute.maps.decay import make_map, quantise
+from geols_precompute.maps.decay import make_maps, quantise
 
 DISTANCES = hnp.arrays(
     np.float32,
@@ -23,9 +23,9 @@ def plain_map(distances, decay):
 
 
 def one_map(distances, decay):
-    maps = distances.copy()
-    statistics = make_map(maps, decay)
-    return maps, statistics
+    maps = distances[np.newaxis].copy()
+    (statistics,) = make_maps(maps, decay)
+    return maps[0], statistics
 
 
 @settings(deadline=None)
@@ -86,3 +86,15 @@ def test_quantisation_error_is_at_most_half_a_step(g):
     stored = np.empty(g.shape, np.uint8)
     quantise(g, 1, stored)
     assert np.abs(stored / 255 - g.astype(np.float64)).max() <= 0.5 / 255 + 1e-7
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, (3, 2, 1, 37), elements=st.floats(0, 1e5, width=32)))
+def test_several_classes_at_once_have_the_mean_of_a_plain_loop(distances):
+    statistics = make_maps(distances.copy(), "mean")
+    for found, of_class in zip(statistics, distances, strict=True):
+        total = 0.0
+        for value in of_class.ravel().tolist():
+            total += value
+        assert found.mean == total / of_class.size
+        assert (found.low, found.high) == (of_class.min(), of_class.max())

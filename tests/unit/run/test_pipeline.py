@@ -248,14 +248,14 @@ def test_a_source_that_changes_while_it_is_read_is_caught(nnunet, tmp_path, monk
 
 def test_an_unexpected_error_costs_one_case_only(nnunet, tmp_path, monkeypatch):
     root = nnunet()
-    compute = task.maps_of_case
+    compute = task.MapStream
 
     def fails_once(*args, case, **options):
         if case == "case_01":
             raise ZeroDivisionError("oops")
         return compute(*args, case=case, **options)
 
-    monkeypatch.setattr(task, "maps_of_case", fails_once)
+    monkeypatch.setattr(task, "MapStream", fails_once)
     summary = run(root, tmp_path / "out")
     assert summary.computed == 2
     assert summary.failures == {"case_01": "unexpected ZeroDivisionError: oops (--debug shows where)"}

@@ -16,13 +16,13 @@ from geols_precompute.store.reader import LabelStore, VolumeStore
 @pytest.fixture
 def computed(monkeypatch):
     """The ids of the cases whose maps are computed from here on."""
-    ids, maps_of_case = [], task.maps_of_case
+    ids, compute = [], task.MapStream
 
     def counted(*args, case, **rest):
         ids.append(case)
-        return maps_of_case(*args, case=case, **rest)
+        return compute(*args, case=case, **rest)
 
-    monkeypatch.setattr(task, "maps_of_case", counted)
+    monkeypatch.setattr(task, "MapStream", counted)
     return ids
 
 

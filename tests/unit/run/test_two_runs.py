@@ -106,14 +106,14 @@ def test_a_mark_of_use_ends_with_it(tmp_path):
 
 def test_a_case_whose_label_is_corrected_while_it_is_computed_is_made_from_the_new_label(nnunet, tmp_path, monkeypatch):
     root, out = nnunet(cases=1), tmp_path / "o"
-    compute, corrected = task.maps_of_case, []
+    compute, corrected = task.MapStream, []
 
     def corrected_meanwhile(*arguments, **options):
         if not corrected:
             corrected.append(relabel(root, "case_00"))
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(task, "maps_of_case", corrected_meanwhile)
+    monkeypatch.setattr(task, "MapStream", corrected_meanwhile)
     assert precompute("--out", out, root).exit_code == 0
     assert label_of(root, out, "case_00")
     assert source(out, "volumes", "case_00") == source(out, "labels", "case_00")
@@ -126,7 +126,7 @@ def test_a_slow_run_does_not_put_old_maps_back(nnunet, tmp_path, monkeypatch):
     root, out = nnunet(cases=2), tmp_path / "o"
     slow = plan_of(root, out)
     create_stores(slow)
-    compute, expected = task.maps_of_case, []
+    compute, expected = task.MapStream, []
 
     def suspended(*arguments, case, **options):
         if not expected:
@@ -135,7 +135,7 @@ def test_a_slow_run_does_not_put_old_maps_back(nnunet, tmp_path, monkeypatch):
             expected.append(digest(precompute("--out", out, root)))
         return compute(*arguments, case=case, **options)
 
-    monkeypatch.setattr(task, "maps_of_case", suspended)
+    monkeypatch.setattr(task, "MapStream", suspended)
     summary = execute(slow, InProcess())
     assert (summary.computed, summary.unchanged, summary.failures) == (0, 2, {})
     assert summary.digest == expected[0] == LabelStore.open(out / "labels.zarr").digest
@@ -162,13 +162,13 @@ def test_a_case_that_a_slow_run_could_not_read_and_another_has_done_since_stays(
 
 def test_files_that_keep_changing_are_a_failure(nnunet, tmp_path, monkeypatch):
     root, out = nnunet(cases=1), tmp_path / "o"
-    compute, seeds = task.maps_of_case, iter(range(60, 70))
+    compute, seeds = task.MapStream, iter(range(60, 70))
 
     def changing(*arguments, **options):
         relabel(root, "case_00", next(seeds))
         return compute(*arguments, **options)
 
-    monkeypatch.setattr(task, "maps_of_case", changing)
+    monkeypatch.setattr(task, "MapStream", changing)
     result = precompute("--out", out, root)
     assert result.exit_code == 1
     assert "a file of the case changed while it was computed; run again" in result.output
