@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geols_precompute.cli.nnunet import Preprocessed
 from geols_precompute.cli.options import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -33,6 +34,7 @@ HEADINGS = {
     "Classes and preparation": "recipe_name classes clip orientation",
     "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",
+    "nnU-Net": "nnunet configurations plans",
 }
 
 
@@ -52,7 +54,7 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
 
 
 @click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("data", type=click.Path(path_type=Path), default=Path("data"))
+@click.argument("data", type=click.Path(path_type=Path), required=False)
 @map_options
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
@@ -83,12 +85,17 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
     help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.  [default: one on this machine]",
 )
 @click.option("--part", metavar="i/n", help="Every n-th case only, the i-th first.  [default: all cases]")
+@click.option("--nnunet", metavar="DATASET", help="What nnU-Net has preprocessed of a data set, in place of DATA.")
+@click.option(
+    "-c", "configurations", multiple=True, metavar="CONFIG", help="A configuration of it.  [default: 3d_fullres]"
+)
+@click.option("-p", "plans", metavar="PLANS", help="The plans of it.  [default: nnUNetPlans]")
 @click.option("--dry-run", is_flag=True, help="Compute one case, and say what all will take.")
 @click.option("--preview", metavar="CASE", help="Compute one case, and write the page that shows it.  [default: none]")
 @show_version
 @reports_errors(extra="precompute")
 def precompute(
-    data: Path,
+    data: Path | None,
     recipe_name: str | None,
     preset: str | None,
     classes: Mapping[int, str] | None,
@@ -100,6 +107,9 @@ def precompute(
     workers: int | None,
     scheduler: str | None,
     part: str | None,
+    nnunet: str | None,
+    configurations: tuple[str, ...],
+    plans: str | None,
     dry_run: bool,
     preview: str | None,
     debug: bool,
@@ -108,7 +118,8 @@ def precompute(
     """Compute the geodesic maps of the labelled volumes in DATA into a Zarr store.
 
     DATA is a folder in the layout of nnU-Net, the Medical Segmentation Decathlon, BraTS or FLARE, one case's own
-    folder, or a CSV manifest. Runs again where it stopped; a case that fails does not stop the others.
+    folder, or a CSV manifest; data, if none is named. --nnunet takes the cases on which nnU-Net trains, and puts the
+    store beside them. Runs again where it stopped; a case that fails does not stop the others.
 
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
@@ -121,22 +132,29 @@ def precompute(
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     given = {name: value for name, value in map_flags.items() if value is not None}
     recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation)
+    preprocessed = Preprocessed.asked(nnunet, configurations, plans, data, out)
+    places = preprocessed.places() if preprocessed else [(data or Path("data"), out)]
     if dry_run or preview is not None:
-        plan = plan_run(data, recipe=recipe, out=out, name=name, reuse=reuse, part=part)
-        return print_estimate(plan, workers, scheduler) if preview is None else show_preview(plan, preview)
-    summary = run(
-        data,
-        recipe=recipe,
-        out=out,
-        name=name,
-        reuse=reuse,
-        workers=workers,
-        scheduler=scheduler,
-        part=part,
-        progress=TerminalProgress(),
-    )
-    print_summary(summary, reuse, part, debug=debug)
-    return EXIT_SOME_FAILED if summary.failures else EXIT_DONE
+        found = [plan_run(d, recipe=recipe, out=o, name=name, reuse=reuse, part=part) for d, o in places]
+        return max(print_estimate(p, workers, scheduler) if dry_run else show_preview(p, str(preview)) for p in found)
+    statuses = []
+    for source, target in places:
+        summary = run(
+            source,
+            recipe=recipe,
+            out=target,
+            name=name,
+            reuse=reuse,
+            workers=workers,
+            scheduler=scheduler,
+            part=part,
+            progress=TerminalProgress(),
+        )
+        print_summary(summary, reuse, part, debug=debug)
+        statuses.append(EXIT_SOME_FAILED if summary.failures else EXIT_DONE)
+    if preprocessed:
+        say(*preprocessed.how_to_train())
+    return max(statuses)
 
 
 def asked_recipe(

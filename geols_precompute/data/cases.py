@@ -24,11 +24,14 @@ class Case:
         id: its name in the stores.
         images: a file per modality in the dataset's order, or one file that holds all of them.
         label: the label file; None for data to predict.
+        plans: of a case that nnU-Net has preprocessed: the plans it has been preprocessed by. Its image files are the
+            one with its intensities and the one with its properties. None for image files of other kinds.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None
+    plans: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -84,7 +87,7 @@ class CaseList:
     cases: list[Case] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, case_id: str, images: Iterable[Path], label: Path | None) -> None:
+    def add(self, case_id: str, images: Iterable[Path], label: Path | None, plans: Path | None = None) -> None:
         """Add a case, or a problem that names its first missing file."""
         images = tuple(images)
         files = (*images, label) if label else images
@@ -96,7 +99,7 @@ class CaseList:
             kind = "label" if missing[0] == label else "image"
             self.refuse(case_id, f"{kind} {missing[0]} does not exist")
         else:
-            self.cases.append(Case(id=case_id, images=images, label=label))
+            self.cases.append(Case(id=case_id, images=images, label=label, plans=plans))
 
     def refuse(self, case_id: str, reason: str) -> None:
         """Add a problem."""

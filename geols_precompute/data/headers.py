@@ -11,6 +11,7 @@ from geols_precompute.data.formats.dicom import series_geometry
 from geols_precompute.data.formats.itk import open_header
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.grid import Grid, common_grid, grid_of
+from geols_precompute.data.preprocessed import read_preprocessed_header
 from geols_precompute.data.volumes import require_modalities, require_one_channel
 from geols_precompute.errors import InputError
 
@@ -33,7 +34,10 @@ def read_case_header(case: Case, *, modalities: int) -> Geometry:
 
     Raises:
         InputError: a header cannot be read, is not of a 3-D volume, or the files do not fit together.
+        MissingExtraError: nnU-Net has preprocessed the case, and is not installed.
     """
+    if case.plans is not None:
+        return read_preprocessed_header(case, modalities=modalities)
     headers = [read_header(path) for path in case.images]
     require_modalities(case.images[0], sum(header.channels for header in headers), modalities)
     if case.label:

@@ -14,6 +14,7 @@ from geols_precompute.arrays import BoolArray, Float32Array, Int16Array, UInt8Ar
 from geols_precompute.data.cases import Case
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.orientation import orientation_of, turn, turned
+from geols_precompute.data.preprocessed import read_preprocessed
 from geols_precompute.data.volumes import Volume, fingerprint, read_volume
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
@@ -55,8 +56,12 @@ def read_source(case: Case, *, modalities: int) -> tuple[Volume, dict[str, Any]]
 
     Raises:
         InputError: a file cannot be used, or does not fit the others; see `read_volume`.
+        MissingExtraError: nnU-Net has preprocessed the case, and is not installed.
     """
-    volume = read_volume(case.images, case.label, modalities=modalities)
+    if case.plans is not None:
+        volume = read_preprocessed(case, modalities=modalities)
+    else:
+        volume = read_volume(case.images, case.label, modalities=modalities)
     return volume, fingerprint(volume)
 
 

@@ -65,7 +65,7 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     files = (*images, label) if label is not None else tuple(images)
     geometry, notes = common_grid(files, [grid for _, grid in read])
     for index, channel in enumerate(channels):
-        _require_finite(channel, images[min(index, len(images) - 1)])
+        require_finite(channel, images[min(index, len(images) - 1)])
     label_ZYX = None
     if label is not None:
         label_ZYX, rounded = _whole_numbers(read[-1][0][0], label)
@@ -95,7 +95,7 @@ def _read_on_grid(path: Path) -> tuple[NDArray[Any], Grid]:
     stored, notes = check_payload(path), [wrong_name(path)]
     if stored is not None:
         # the NIfTI library replaces NaN and infinities by zero, so they are looked for in the file itself
-        _require_finite(stored, path)
+        require_finite(stored, path)
         header = open_header(path)
         if scaling_of(path) in UNSCALED and _is_plain(header, stored):
             _require_volume(header, stored, path)
@@ -199,10 +199,12 @@ def require_one_channel(label: Path, found: int) -> None:
         raise InputError(f"{label}: a label map must have one channel, found {found}")
 
 
-# --- checks --------------------------------------------------------------------------------------------------------
+def require_finite(channel: NDArray[Any], path: Path) -> None:
+    """Refuse intensities [z,y,x] that no distance can be computed from.
 
-
-def _require_finite(channel: NDArray[Any], path: Path) -> None:
+    Raises:
+        InputError: naming the first voxel that is NaN, infinite, or beyond float32.
+    """
     if channel.dtype.kind in "iu":
         return
     with np.errstate(over="ignore"):

@@ -143,6 +143,12 @@ def plan_run(
         regions=dataset.regions,
         why_no_classes=dataset.why_no_classes,
     )
+    preprocessing = resolved.preprocessing
+    if any(case.plans for case in dataset.cases) and (preprocessing.spacing or preprocessing.orientation):
+        raise RecipeError(
+            f"{dataset.root}: nnU-Net trains on these arrays as they lie; leave out --orientation, and the spacing and "
+            "orientation of the recipe"
+        )
     source = Reuse.of(reuse, resolved) if reuse else None
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
 

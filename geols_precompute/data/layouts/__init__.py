@@ -7,16 +7,18 @@ from pathlib import Path
 from geols_precompute.data.cases import Dataset
 from geols_precompute.data.layouts.folders import read_case_folders, read_flare_folders
 from geols_precompute.data.layouts.nnunet import read_described
+from geols_precompute.data.layouts.preprocessed import read_preprocessed_folder
 from geols_precompute.data.layouts.table import read_manifest
 from geols_precompute.errors import InputError
 
 #: Tried in this order. Each takes the data folder and the modalities wanted (None for those of the layout), and returns
 #: the data set, or None if the folder has another layout.
-LAYOUTS = (read_manifest, read_described, read_flare_folders, read_case_folders)
+LAYOUTS = (read_manifest, read_preprocessed_folder, read_described, read_flare_folders, read_case_folders)
 #: What a user reads whose folder is not recognised.
 KNOWN = (
     "nnU-Net raw (dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz)",
     'MSD (dataset.json with "training")',
+    "nnU-Net preprocessed (CASE.b2nd, CASE_seg.b2nd, CASE.pkl in a folder beside the plans)",
     "BraTS (CASE/CASE_flair.nii.gz, ..., CASE_seg.nii.gz)",
     "FLARE (CASE/CASE_img.nii.gz, CASE_seg.nii.gz, or TrainingImg and TrainingMask)",
     "CSV (cases.csv with the columns case, label and one per modality)",
