@@ -55,5 +55,10 @@ docs: .venv/.docs
 	CFLAGS="$(GEODISTK_FLAGS)" CXXFLAGS="$(GEODISTK_FLAGS)" $(INSTALL) --no-build-isolation GeodisTK
 	touch $@
 
+# nnU-Net as well, for the tests that train it; torch stays as constraints.txt has it
+.venv/.nnunet: .venv/.dev
+	$(INSTALL) -e ".[nnunet]"
+	touch $@
+
 clean:
 	rm -rf .venv .venv-store demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

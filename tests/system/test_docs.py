@@ -31,9 +31,10 @@ while not (ROOT / "pyproject.toml").is_file():
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 #: In place of what the documents say about the network: one that the tests can wait for.
 TINY = "--epochs 1 --features 4,8 --split 2,1,1 --device cpu"
-#: Flags in the text that are those of sbatch, torchrun, gpg, dask, docker and workflows/.
+#: Flags in the text that are those of sbatch, torchrun, gpg, dask, docker, nnU-Net and workflows/.
 FOREIGN = {
     "--array",
+    "--c",
     "--dashboard-address",
     "--dependency",
     "--detach-sign",
@@ -47,6 +48,7 @@ FOREIGN = {
     "--protocol",
     "--scheduler-file",
     "--shm-size",
+    "--val",
     "--walltime",
     "--wrap",
 }

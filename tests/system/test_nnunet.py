@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ pytest.importorskip("nnunetv2", reason="nnU-Net is not installed: pip install nn
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 
 DATASET = "Dataset901_Positions"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -455,6 +457,33 @@ def test_a_checkpoint_names_nnunets_own_trainer_unless_the_network_is_another(da
         assert torch.load(tmp_path / "c.pth", weights_only=False)["trainer_name"] == name
         assert cls.__name__ in trainer.output_folder
         assert type(trainer).__name__ == cls.__name__
+    # go on, as --c does
+    again = trainer_of(trainer_named("nnUNetTrainerGeoLS_a0p2"), data)
+    again.load_checkpoint(str(tmp_path / "c.pth"))
+    again.on_train_start()
+    assert np.isfinite(again.train_step(next(again.dataloader_train))["loss"])
+
+
+def test_the_trainers_of_the_page_train(data):
+    """Before nnU-Net's own variants, too: without Dice the loss is the soft cross-entropy alone."""
+    from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
+    from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import nnUNetTrainerDiceLoss
+
+    from geols_train.nnunet import GeoLSTrainerMixin
+
+    names: dict[str, type] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/nnunet.md").read_text(), re.DOTALL):
+        exec(compile(block, "docs/nnunet.md", "exec"), names)
+    short, without_dice = names["nnUNetTrainerGeoLS_short"], names["nnUNetTrainerGeoLSWithoutDice"]
+    trainer = trainer_of(short, data)
+    trainer.on_train_start()
+    assert (trainer.num_epochs, trainer.loss.alpha) == (100, 0.2)
+    soft, hard = losses(without_dice, data), losses(nnUNetTrainerCELoss, data)
+    assert all(loss > 0 for loss in soft)
+    assert soft != hard
+    dice = type("OnlyDice", (GeoLSTrainerMixin, nnUNetTrainerDiceLoss), {})
+    with pytest.raises(InputError, match="this trainer's loss is MemoryEfficientSoftDiceLoss"):
+        trainer_of(dice, data).on_train_start()
 
 
 def test_maps_that_are_not_there_or_of_other_classes_are_refused(data, monkeypatch):
