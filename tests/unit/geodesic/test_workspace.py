@@ -30,10 +30,10 @@ def test_memory_begins_on_a_cache_line(size):
 def test_memory_beyond_the_bound_is_not_kept(monkeypatch):
     monkeypatch.setattr(workspace, "KEPT", 1000)
     kept = workspace.scratch(1000)
-    assert workspace._thread.buffer is not None
+    assert workspace._thread.transform is not None
     large = workspace.scratch(1001)
     assert not np.shares_memory(large, kept)
-    assert workspace._thread.buffer is None
+    assert workspace._thread.transform is None
 
 
 def test_threads_share_no_memory():
