@@ -12,7 +12,7 @@ from geols_precompute.geodesic import workspace
 
 @pytest.fixture(autouse=True)
 def _a_thread_without_memory(monkeypatch):
-    monkeypatch.delattr(workspace._thread, "buffer", raising=False)
+    monkeypatch.delattr(workspace._thread, "transform", raising=False)
 
 
 def test_the_next_call_gets_the_same_memory():
@@ -40,3 +40,7 @@ def test_threads_share_no_memory():
     here = workspace.scratch(1000)
     with ThreadPoolExecutor(1) as pool:
         assert not np.shares_memory(pool.submit(workspace.scratch, 1000).result(), here)
+
+
+def test_purposes_share_no_memory():
+    assert not np.shares_memory(workspace.scratch(1000), workspace.scratch(1000, "maps"))
