@@ -29,7 +29,7 @@ MIN_SPACING_MM, MAX_SPACING_MM = 1e-12, 1e12
 MIN_VOLUME = 1e-6
 #: Larger than any label value or count of voxels.
 MAX_INTEGER = 2**48
-#: Chunks hold all channels of at most 95 voxels per axis: 254 classes take 218 MB.
+#: In version 1 chunks hold all channels of at most 95 voxels per axis: 254 classes take 218 MB.
 MAX_CHUNK_BYTES = 256 * 2**20
 #: LZ4 packs no better than 255 to 1, so a shard of n bytes cannot hold more than about 255·n.
 MAX_LZ4_RATIO = 256

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -23,10 +25,16 @@ from geols_precompute.data.prepare import to_int16
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, StoreError
 from geols_precompute.recipe.classes import ClassTable
-from geols_precompute.recipe.parameters import MapParameters, Preprocessing, ResolvedRecipe, TrainingHints
+from geols_precompute.recipe.parameters import (
+    MapParameters,
+    Preprocessing,
+    ResolvedRecipe,
+    TrainingHints,
+    channel_parts,
+)
 from geols_precompute.softlabel import class_maps, soft_label
 from geols_precompute.store import shard
-from geols_precompute.store.layout import IMAGE, LABEL, MAPS, root_metadata
+from geols_precompute.store.layout import IMAGE, LABEL, MAPS, array_metadata, root_metadata
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 from geols_precompute.store.writer import (
@@ -77,6 +85,49 @@ def test_windows_equal_plain_zarr(tmp_path_factory, data):
         window.append(slice(start, data.draw(st.integers(start + 1, n))))
     expected = zarr.open_group(store.path, mode="r")["one/maps"][(slice(None), *window)]
     np.testing.assert_array_equal(store.maps("one", tuple(window)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5, 6, 13])
+def test_channels_may_come_some_at_a_time(tmp_path, channels):
+    """Chunks hold at most four; plain zarr and tensorstore read them, and every window of ours is theirs."""
+    import tensorstore
+
+    array = np.random.default_rng(channels).integers(0, 256, (channels, 9, 70, 45)).astype(np.uint8)
+
+    class Stream:
+        shape = array.shape
+
+        def __iter__(self):
+            return (array[part] for part in channel_parts(channels))
+
+    file = io.BytesIO()
+    assert shard.write_shard(file, Stream(), MAPS) == hashlib.sha256(array.tobytes()).hexdigest()
+    assert file.getvalue() == shard.encode_shard(array, MAPS)
+    grid = MAPS.grid(array.shape)
+    assert grid.inner[0] <= 4
+    assert grid.inner[0] * grid.parts[0] >= channels
+    path = tmp_path / MAPS.shard_path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file.getvalue())
+    (tmp_path / MAPS.metadata_path).write_bytes(canonical_json(array_metadata(MAPS, array.shape)))
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "maps", mode="r")[:], array)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(tmp_path / "maps")}}
+    np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), array)
+    window = (slice(2, 8), slice(30, 61), slice(0, 44))
+    content = file.getvalue()
+    read = shard.decode_window(lambda at, n: content[at : at + n], len(content), MAPS, array.shape, window, "x")
+    np.testing.assert_array_equal(read, array[(slice(None), *window)])
+
+
+def test_too_few_channels_are_noticed():
+    class Cut:
+        shape = (6, 3, 4, 5)
+
+        def __iter__(self):
+            yield np.zeros((3, 3, 4, 5), np.uint8)
+
+    with pytest.raises(ValueError, match=r"1 chunks of .* 2 expected"):
+        shard.write_shard(io.BytesIO(), Cut(), MAPS)
 
 
 def test_our_metadata_is_what_zarr_would_write(tmp_path, store):
