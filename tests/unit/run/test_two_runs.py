@@ -436,7 +436,9 @@ def test_a_preview_replaces_a_preview_and_no_other_file(nnunet, tmp_path):
     for _ in range(2):
         assert precompute("--out", out, "--preview", "case_00", root).exit_code == 0
     some_text(page)
-    assert f"{page}: is there, and was not written by geols" in error_line(precompute("--out", out, "--preview", "case_00", root))
+    assert f"{page}: is there, and was not written by geols" in error_line(
+        precompute("--out", out, "--preview", "case_00", root)
+    )
     assert page.read_text() == '{"mine": 1}\n'
 
 
