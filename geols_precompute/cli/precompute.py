@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HEADINGS = {
     "Maps": "seeds preset metric lam gamma iterations decay background modalities engine reuse",
-    "Classes and preparation": "recipe_name classes clip orientation",
+    "Classes and preparation": "recipe_name classes rater keep_raters clip orientation",
     "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",
     "nnU-Net": "nnunet configurations plans",
@@ -59,6 +59,13 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
 @click.option("--classes", type=ClassNames(), help="Names of the label values.  [default: the recipe's, else DATA's]")
+@click.option(
+    "--rater",
+    metavar="NAME",
+    help="Whose label map is softened, of several raters: a name (1, 2, ...), majority, staple or union.  "
+    "[default: the recipe's, else none]",
+)
+@click.option("--keep-raters", is_flag=True, help="Keep the label maps of all raters in volumes.zarr.")
 @click.option(
     "--clip",
     type=(float, float),
@@ -99,6 +106,8 @@ def precompute(
     recipe_name: str | None,
     preset: str | None,
     classes: Mapping[int, str] | None,
+    rater: str | None,
+    keep_raters: bool,
     clip: tuple[float, float] | None,
     orientation: str | None,
     out: Path | None,
@@ -117,9 +126,10 @@ def precompute(
 ) -> int:
     """Compute the geodesic maps of the labelled volumes in DATA into a Zarr store.
 
-    DATA is a folder in the layout of nnU-Net, the Medical Segmentation Decathlon, BraTS or FLARE, one case's own
-    folder, or a CSV manifest; data, if none is named. --nnunet takes the cases on which nnU-Net trains, and puts the
-    store beside them. Runs again where it stopped; a case that fails does not stop the others.
+    DATA is a folder in the layout of nnU-Net, the Medical Segmentation Decathlon, BraTS or FLARE, with several raters
+    (CURVAS, QUBIQ, BIDS), one case's own folder, or a CSV manifest; data, if none is named. --nnunet takes the cases on
+    which nnU-Net trains, and puts the store beside them. Runs again where it stopped; a case that fails does not stop
+    the others.
 
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
@@ -131,7 +141,7 @@ def precompute(
     if preview is not None and (ignored := [name for name, value in others.items() if value]):
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     given = {name: value for name, value in map_flags.items() if value is not None}
-    recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation)
+    recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation, rater, keep_raters=keep_raters)
     preprocessed = Preprocessed.asked(nnunet, configurations, plans, data, out)
     places = preprocessed.places() if preprocessed else [(data or Path("data"), out)]
     if dry_run or preview is not None:
@@ -164,6 +174,9 @@ def asked_recipe(
     clip: tuple[float, float] | None,
     map_flags: Mapping[str, Any],
     orientation: str | None = None,
+    rater: str | None = None,
+    *,
+    keep_raters: bool = False,
 ) -> Recipe:
     """Return what the flags ask for: the recipe of that name, then the preset, then single flags.
 
@@ -183,6 +196,8 @@ def asked_recipe(
         classes=classes or recipe.classes,
         clip=clip or recipe.clip,
         orientation=orientation.upper() if orientation else recipe.orientation,
+        rater=rater or recipe.rater,
+        keep_raters=keep_raters or recipe.keep_raters,
     )
 
 

@@ -23,7 +23,8 @@ class Case:
     Attributes:
         id: its name in the stores.
         images: a file per modality in the dataset's order, or one file that holds all of them.
-        label: the label file; None for data to predict.
+        label: the label file; None for data to predict. Of several raters it is the first until one is chosen.
+        raters: the label file of each rater by the rater's name, where there are several.
         plans: of a case that nnU-Net has preprocessed: the plans it has been preprocessed by. Its image files are the
             one with its intensities and the one with its properties. None for image files of other kinds.
     """
@@ -31,12 +32,18 @@ class Case:
     id: str
     images: tuple[Path, ...]
     label: Path | None
+    raters: Mapping[str, Path] = field(default_factory=dict)
     plans: Path | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file of the case, images first."""
-        return (*self.images, self.label) if self.label else self.images
+        return (*self.images, *self.labels)
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """Every label file: the one, or those of all raters."""
+        return (*self.raters.values(),) or ((self.label,) if self.label else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +94,29 @@ class CaseList:
     cases: list[Case] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, case_id: str, images: Iterable[Path], label: Path | None, plans: Path | None = None) -> None:
+    def add(
+        self,
+        case_id: str,
+        images: Iterable[Path],
+        label: Path | None,
+        *,
+        raters: Mapping[str, Path] | None = None,
+        plans: Path | None = None,
+    ) -> None:
         """Add a case, or a problem that names its first missing file."""
-        images = tuple(images)
-        files = (*images, label) if label else images
+        images, raters = tuple(images), raters or {}
+        labels = (*raters.values(),) or ((label,) if label else ())
+        files = (*images, *labels)
         if odd := [path for path in files if not _is_utf8(str(path))]:
             self.refuse(case_id, f"{odd[0]}: the path is not valid UTF-8; rename it")
             return
         missing = [path for path in files if not path.exists()]
         if missing:
-            kind = "label" if missing[0] == label else "image"
+            kind = "label" if missing[0] in labels else "image"
             self.refuse(case_id, f"{kind} {missing[0]} does not exist")
         else:
-            self.cases.append(Case(id=case_id, images=images, label=label, plans=plans))
+            first = labels[0] if labels else None
+            self.cases.append(Case(id=case_id, images=images, label=first, raters=raters, plans=plans))
 
     def refuse(self, case_id: str, reason: str) -> None:
         """Add a problem."""

@@ -40,9 +40,9 @@ def read_case_header(case: Case, *, modalities: int) -> Geometry:
         return read_preprocessed_header(case, modalities=modalities)
     headers = [read_header(path) for path in case.images]
     require_modalities(case.images[0], sum(header.channels for header in headers), modalities)
-    if case.label:
-        headers.append(read_header(case.label))
-        require_one_channel(case.label, headers[-1].channels)
+    for label in case.labels:
+        headers.append(read_header(label))
+        require_one_channel(label, headers[-1].channels)
     geometry, _ = common_grid(case.files, [header.grid for header in headers])
     return geometry
 

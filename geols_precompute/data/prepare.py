@@ -15,7 +15,8 @@ from geols_precompute.data.cases import Case
 from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.orientation import orientation_of, turn, turned
 from geols_precompute.data.preprocessed import read_preprocessed
-from geols_precompute.data.volumes import Volume, fingerprint, read_volume
+from geols_precompute.data.raters import chosen, consensus
+from geols_precompute.data.volumes import Volume, fingerprint, label_sha256, read_volume
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
@@ -39,6 +40,7 @@ class PreparedCase:
         source_geometry: of the files.
         source: digests of the files' voxels and geometry, as a store's metadata keeps them.
         notes: what a person should know: what had to be mended to read the files, and what is lost in preparing them.
+        raters: class indices [rater,z,y,x] uint8 of every rater in the order of `source`, where they were read.
     """
 
     image: Float32Array
@@ -47,22 +49,34 @@ class PreparedCase:
     source_geometry: Geometry
     source: dict[str, Any]
     notes: tuple[str, ...] = ()
+    raters: UInt8Array | None = None
 
 
-def read_source(case: Case, *, modalities: int) -> tuple[Volume, dict[str, Any]]:
+def read_source(case: Case, preprocessing: Preprocessing) -> tuple[Volume, dict[str, Any]]:
     """Read the files of a labelled case; (their volume, its digests as a store's metadata keeps them).
 
     What is to be done with the case depends on the digests; `prepare_source` goes on from here.
 
     Raises:
-        InputError: a file cannot be used, or does not fit the others; see `read_volume`.
+        InputError: a file cannot be used, or does not fit the others, see `read_volume`; or the rater that is asked for
+            is not there.
         MissingExtraError: nnU-Net has preprocessed the case, and is not installed.
     """
+    modalities = len(preprocessing.modalities)
     if case.plans is not None:
         volume = read_preprocessed(case, modalities=modalities)
-    else:
-        volume = read_volume(case.images, case.label, modalities=modalities)
-    return volume, fingerprint(volume)
+        return volume, fingerprint(volume)
+    choice = chosen(case, preprocessing)
+    paths = tuple(choice.raters.values())
+    volume = read_volume(case.images, choice.label, modalities=modalities, raters=paths)
+    if choice.rule is not None:
+        assert volume.raters is not None
+        volume = replace(volume, label=consensus(volume.raters, choice.rule))
+    source = fingerprint(volume)
+    if volume.raters is not None:
+        digests = map(label_sha256, volume.raters)
+        source["raters"] = [{"name": n, "sha256": s} for n, s in zip(choice.raters, digests, strict=True)]
+    return volume, source
 
 
 def prepare_source(
@@ -74,6 +88,8 @@ def prepare_source(
         InputError: a label value has no class, every voxel is ignored, resampling loses all the foreground, or there is
             none and such cases are to be left out; the message names the file.
     """
+    # of every rater, also of those that a consensus has outvoted
+    _rater_indices(case, volume, source, classes)
     before_ZYX = _class_indices(case, volume, classes)
     before = _foreground_counts(before_ZYX)
     if not before and preprocessing.skip_empty:
@@ -99,7 +115,25 @@ def prepare_source(
         source_geometry=volume.geometry,
         source=source,
         notes=(*volume.notes, *lost, *notes_of_range(prepared.image, preprocessing.modalities, foreground_ZYX)),
+        raters=_rater_indices(case, prepared, source, classes),
     )
+
+
+def _rater_indices(case: Case, volume: Volume, source: dict[str, Any], classes: ClassTable) -> UInt8Array | None:
+    """Return the class indices [rater,z,y,x] of the raters that were read.
+
+    Raises:
+        InputError: a label value has no class; the message names the rater's file.
+    """
+    if volume.raters is None:
+        return None
+    found = []
+    for rater, label in zip(source["raters"], volume.raters, strict=True):
+        try:
+            found.append(classes.indices(label))
+        except InputError as error:
+            raise InputError(f"{case.raters[rater['name']]}: {error}") from error
+    return np.stack(found)
 
 
 def _class_indices(case: Case, volume: Volume, classes: ClassTable) -> UInt8Array:
@@ -231,7 +265,9 @@ def _turned(volume: Volume, orientation: str) -> Volume:
     """Return a volume whose axes run as `orientation` says."""
     grid = volume.geometry
     label = None if volume.label is None else turn(volume.label, grid, orientation)
-    return replace(volume, image=turn(volume.image, grid, orientation), label=label, geometry=turned(grid, orientation))
+    raters = None if volume.raters is None else turn(volume.raters, grid, orientation)
+    image = turn(volume.image, grid, orientation)
+    return replace(volume, image=image, label=label, raters=raters, geometry=turned(grid, orientation))
 
 
 def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume:
@@ -254,4 +290,7 @@ def _resample(volume: Volume, spacing_zyx: tuple[float, float, float]) -> Volume
 
     image = np.stack([resample(modality, sitk.sitkLinear) for modality in volume.image])
     label = None if volume.label is None else resample(volume.label, sitk.sitkNearestNeighbor)
-    return replace(volume, image=image, label=label, geometry=new)
+    raters = None
+    if volume.raters is not None:
+        raters = np.stack([resample(rater, sitk.sitkNearestNeighbor) for rater in volume.raters])
+    return replace(volume, image=image, label=label, raters=raters, geometry=new)

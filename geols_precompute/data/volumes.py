@@ -40,17 +40,19 @@ _LARGEST_SLOPE = 0.2
 class Volume:
     """A case in memory: image [modality,z,y,x] float32, label [z,y,x] int32 (file values) or None, geometry.
 
-    `notes` says what had to be mended to read it.
+    `notes` says what had to be mended to read it, `raters` are the label maps [rater,z,y,x] int32 of several raters, if
+    they were read.
     """
 
     image: Float32Array
     label: Int32Array | None
     geometry: Geometry
     notes: tuple[str, ...] = ()
+    raters: Int32Array | None = None
 
 
-def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) -> Volume:
-    """Read a case: a file per modality, or one file that holds all `modalities`.
+def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int, raters: Sequence[Path] = ()) -> Volume:
+    """Read a case: a file per modality, or one file that holds all `modalities`; with the label maps of `raters`.
 
     Raises:
         InputError: a file cannot be read, is incomplete or not 3-D; sizes, spacings, origins or directions differ
@@ -59,21 +61,27 @@ def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int) 
     read = [_read_on_grid(path) for path in images]
     channels = [channel for array, _ in read for channel in array]
     require_modalities(images[0], len(channels), modalities)
-    if label is not None:
-        read.append(_read_on_grid(label))
-        require_one_channel(label, len(read[-1][0]))
-    files = (*images, label) if label is not None else tuple(images)
-    geometry, notes = common_grid(files, [grid for _, grid in read])
+    labels = list(dict.fromkeys([*([label] if label is not None else []), *raters]))
+    for path in labels:
+        read.append(_read_on_grid(path))
+        require_one_channel(path, len(read[-1][0]))
+    geometry, notes = common_grid((*images, *labels), [grid for _, grid in read])
     for index, channel in enumerate(channels):
         require_finite(channel, images[min(index, len(images) - 1)])
-    label_ZYX = None
-    if label is not None:
-        label_ZYX, rounded = _whole_numbers(read[-1][0][0], label)
+    whole: dict[Path, Int32Array] = {}
+    for path, (array, _) in zip(labels, read[len(images) :], strict=True):
+        whole[path], rounded = _whole_numbers(array[0], path)
         notes = (*notes, *rounded)
     image = np.empty((len(channels), *channels[0].shape), np.float32)
     for target, channel in zip(image, channels, strict=True):
         target[...] = channel
-    return Volume(image=image, label=label_ZYX, geometry=geometry, notes=notes)
+    return Volume(
+        image=image,
+        label=whole[label] if label is not None else None,
+        geometry=geometry,
+        notes=notes,
+        raters=np.stack([whole[path] for path in raters]) if raters else None,
+    )
 
 
 def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:
@@ -174,9 +182,14 @@ def fingerprint(volume: Volume) -> dict[str, Any]:
     assert volume.label is not None
     return {
         "image_sha256": [array_sha256(np.asarray(channel, np.float32)) for channel in volume.image],
-        "label_sha256": array_sha256(np.asarray(volume.label, np.int32)),
+        "label_sha256": label_sha256(volume.label),
         "geometry_sha256": sha256_hex(canonical_json(volume.geometry.as_json())),
     }
+
+
+def label_sha256(label_ZYX: Int32Array) -> str:
+    """Return the digest of a label map: little-endian int32, C order z,y,x."""
+    return array_sha256(np.asarray(label_ZYX, np.int32))
 
 
 def require_modalities(first: Path, found: int, expected: int) -> None:

@@ -20,6 +20,8 @@ _KEYS: dict[str, type] = {
     "clip": list,
     "skip_empty": bool,
     "orientation": str,
+    "rater": str,
+    "keep_raters": bool,
     "maps": dict,
     "regions": dict,
     "crop": list,
@@ -68,6 +70,8 @@ def _parse(document: dict[str, Any]) -> Recipe:
         clip=_floats(document.get("clip")),
         skip_empty=document.get("skip_empty", False),
         orientation=document.get("orientation"),
+        rater=document.get("rater"),
+        keep_raters=document.get("keep_raters", False),
         maps=MapParameters().changed(**document.get("maps", {})),
         hints=TrainingHints(
             regions={str(name): tuple(map(int, values)) for name, values in document.get("regions", {}).items()},

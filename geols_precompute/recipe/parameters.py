@@ -24,6 +24,10 @@ from geols_precompute.recipe.classes import MAX_NAME, ClassTable, problem_of_nam
 Background = Literal["complement", "seeds"]
 Decay = float | Literal["mean"]
 
+#: What can be softened of several raters beside the label map of one of them; see `data.raters.consensus`.
+CONSENSUS = ("majority", "staple", "union")
+_RATER = re.compile(r"[A-Za-z0-9]{1,40}")
+
 SEED_STRATEGIES = ("skeleton", "erosion", "random-K", "centroid", "boundary")
 _SEEDS = re.compile(r"skeleton|erosion|random-[1-9]\d{0,5}|centroid|boundary")
 
@@ -55,6 +59,8 @@ class Preprocessing:
         skip_empty: leave out cases without any voxel of a foreground class.
         orientation: towards where the axes x,y,z run, such as RAS; volumes are turned, by flips and swaps of axes. None
             leaves them as they are.
+        rater: whose label map is softened where a case has several: a rater's name, or a rule of `CONSENSUS`.
+        keep_raters: keep the label maps of all raters in the volume store.
     """
 
     modalities: tuple[str, ...]
@@ -62,6 +68,8 @@ class Preprocessing:
     clip: tuple[float, float] | None = None
     skip_empty: bool = False
     orientation: str | None = None
+    rater: str | None = None
+    keep_raters: bool = False
 
     def __post_init__(self) -> None:
         if problem := problem_of_names(self.modalities):
@@ -78,6 +86,15 @@ class Preprocessing:
                 f"orientation must be three letters, one each of R or L, A or P, S or I, such as RAS, got "
                 f"{self.orientation!r}"
             )
+        if self.rater is not None and not (isinstance(self.rater, str) and _RATER.fullmatch(self.rater)):
+            raise RecipeError(
+                f"rater must be a rater's name, of at most 40 letters and digits, or one of {', '.join(CONSENSUS)}, "
+                f"got {self.rater!r}"
+            )
+        if not isinstance(self.keep_raters, bool):
+            raise RecipeError(f"keep_raters must be true or false, got {self.keep_raters!r}")
+        if self.keep_raters and self.rater is None:
+            raise RecipeError("keep_raters needs a rater whose label map is softened: give --rater too")
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Preprocessing:
@@ -89,6 +106,8 @@ class Preprocessing:
             clip=tuple(clip) if clip else None,
             skip_empty=bool(document.get("skip_empty", False)),
             orientation=document.get("orientation"),
+            rater=document.get("rater"),
+            keep_raters=document.get("keep_raters", False),
         )
 
 
@@ -105,6 +124,10 @@ def preprocessing_json(preprocessing: Preprocessing, classes: ClassTable) -> dic
         document["skip_empty"] = True
     if preprocessing.orientation is not None:
         document["orientation"] = preprocessing.orientation
+    if preprocessing.rater is not None:
+        document["rater"] = preprocessing.rater
+    if preprocessing.keep_raters:
+        document["keep_raters"] = True
     return document
 
 
@@ -262,6 +285,8 @@ class Recipe:
         clip: (low, high) percentiles to clip the intensities to.
         skip_empty: leave out cases without any voxel of a foreground class.
         orientation: towards where the axes x,y,z of all volumes are to run, such as RAS.
+        rater: whose label map is softened where there are several; see `Preprocessing`.
+        keep_raters: keep those of all raters in the volume store.
         maps: what turns a prepared volume into maps.
         hints: what training should know.
 
@@ -278,6 +303,8 @@ class Recipe:
     clip: tuple[float, float] | None = None
     skip_empty: bool = False
     orientation: str | None = None
+    rater: str | None = None
+    keep_raters: bool = False
     maps: MapParameters = field(default_factory=MapParameters)
     hints: TrainingHints = field(default_factory=TrainingHints)
 
@@ -315,6 +342,8 @@ class Recipe:
                 clip=self.clip,
                 skip_empty=self.skip_empty,
                 orientation=self.orientation,
+                rater=self.rater,
+                keep_raters=self.keep_raters,
             ),
             maps=self.maps,
             hints=hints,

@@ -109,7 +109,7 @@ def _from_data(labels: LabelStore, data: Path) -> ReadVolume:
     def read(case: str) -> tuple[Float32Array, UInt8Array]:
         if case not in cases:
             raise InputError(f"{data}: has no case {case!r}")
-        volume, source = read_source(cases[case], modalities=len(preprocessing.modalities))
+        volume, source = read_source(cases[case], preprocessing)
         # before it is prepared: other data may have other classes too
         if (status := compare_source(labels.metadata(case).geols["source"], source)) != "same":
             raise StoreError(f"{labels.path}/{case}: its maps were made from other data than that in {data} ({status})")

@@ -15,7 +15,7 @@ from geols_precompute.data.cases import Dataset, Problem, is_case_id
 from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.errors import InputError, RecipeError
-from geols_precompute.recipe.parameters import Recipe, ResolvedRecipe
+from geols_precompute.recipe.parameters import CONSENSUS, Recipe, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.reuse import Reuse
 from geols_precompute.run.task import Task, source_digest
@@ -136,6 +136,7 @@ def plan_run(
     # an empty text is a shell variable that is not set, and would mean all cases
     chosen = Part.parse(part) if part is not None else None
     dataset = discover(data, modalities=recipe.modalities)
+    _require_rater(dataset, recipe.rater)
     resolved = recipe.resolve(
         modalities=dataset.modalities,
         classes=dataset.classes,
@@ -151,6 +152,23 @@ def plan_run(
         )
     source = Reuse.of(reuse, resolved) if reuse else None
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
+
+
+def _require_rater(dataset: Dataset, rater: str | None) -> None:
+    """Refuse a choice among raters where there are none, and raters without a choice.
+
+    Raises:
+        RecipeError: naming the raters that there are.
+    """
+    names = list(dict.fromkeys(name for case in dataset.cases for name in case.raters))
+    if names and rater is None:
+        raise RecipeError(
+            f"{dataset.root}: every case has label maps of several raters ({', '.join(names)}); choose what is "
+            f"softened with --rater: a name, {', '.join(CONSENSUS[:-1])} or {CONSENSUS[-1]}"
+        )
+    if rater is not None and dataset.cases and rater not in (*(CONSENSUS if names else ()), *names):
+        there = f"raters {', '.join(names)}" if names else "one label map per case, of no named rater"
+        raise RecipeError(f"--rater {rater}: {dataset.root} has {there}; leave it out, or name another")
 
 
 def make_plan(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from geols_precompute.arrays import UInt8Array
 from geols_precompute.atomic import readers_of, writing_to
 from geols_precompute.data.cases import Case
@@ -145,7 +147,7 @@ def _run_case(task: Task) -> Outcome:
 def _read_and_commit(task: Task) -> Outcome:
     case, recipe, clock = task.case, task.recipe, _Clock()
     stamps = _stamps(case)
-    volume, source = read_source(case, modalities=len(recipe.preprocessing.modalities))
+    volume, source = read_source(case, recipe.preprocessing)
     _require_unchanged(case, stamps, "read")
     clock.lap("read")
     status, notes = _store_case(task, stamps, volume, source, clock)
@@ -251,10 +253,14 @@ def _commit_volume(task: Task, prepared: PreparedCase, check: Callable[[], None]
     }
     if prepared.geometry.transforms is not None:
         document["transforms"] = prepared.geometry.transforms.as_json()
+    arrays: dict[str, NDArray[Any]] = {"image": stored, "label": prepared.label}
+    if task.recipe.preprocessing.keep_raters:
+        assert prepared.raters is not None
+        arrays["raters"] = prepared.raters
     commit_case(
         task.volumes,
         task.case.id,
-        {"image": stored, "label": prepared.label},
+        arrays,
         prepared.geometry,
         document,
         check=check,

@@ -66,7 +66,7 @@ def compare_with_data(store: Store, data: Path, on_case: OnCase) -> Comparison:
 
 def _compare_case(case: Case, store: Store, known: CasesBySource[Store]) -> tuple[Status, list[str]]:
     """Return the status of a case of the data, and the cases of the store that were made from it."""
-    _, source = read_source(case, modalities=len(store.preprocessing.modalities))
+    _, source = read_source(case, store.preprocessing)
     if names := known.find_all(source):
         return "same", names
     if case.id in store:

@@ -17,9 +17,19 @@ from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import StoreError
 from geols_precompute.recipe.classes import MAX_CLASSES, ClassTable, problem_of_names
-from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, stored_channels
+from geols_precompute.recipe.parameters import CONSENSUS, Preprocessing, TrainingHints, stored_channels
 from geols_precompute.store.files import MAX_METADATA_BYTES, parse_json
-from geols_precompute.store.layout import VERSIONS, ArrayKind, Format, array_metadata, arrays_of, manifest
+from geols_precompute.store.layout import (
+    IMAGE,
+    MAPS,
+    RATERS,
+    VERSIONS,
+    ArrayKind,
+    Format,
+    array_metadata,
+    arrays_of,
+    manifest,
+)
 
 MAX_AXIS = 2**15
 MAX_ARRAY_BYTES = 2**34
@@ -27,6 +37,8 @@ MAX_NUMBER = 3e38
 #: Beyond what any microscope or scanner has; smaller or larger ones leave the range of what is computed with them.
 MIN_SPACING_MM, MAX_SPACING_MM = 1e-12, 1e12
 MIN_VOLUME = 1e-6
+#: As many label maps as classes: a chunk of them is no larger than one of maps.
+MAX_RATERS = 255
 #: Larger than any label value or count of voxels.
 MAX_INTEGER = 2**48
 #: In version 1 chunks hold all channels of at most 95 voxels per axis: 254 classes take 218 MB.
@@ -194,17 +206,20 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
         if not well_formed:
             raise ValueError("recipe_id is not the recipe's digest, or modalities, background or licence malformed")
         classes = _checked_classes(geols["classes"], preprocessing["ignore"])
+        prepared = Preprocessing.from_json(preprocessing)
+        if prepared.keep_raters and geols["version"] == 1:
+            raise ValueError("version 1 keeps no raters")
         hints = TrainingHints.from_json(geols.get("training", {}))
         if hints.regions and (problem := problem_of_names(list(hints.regions))):
             raise ValueError(f"names of regions: {problem}")
         return Root(
             format=expected,
             version=geols["version"],
-            arrays=arrays_of(expected, geols["version"]),
+            arrays=arrays_of(expected, geols["version"], keep_raters=prepared.keep_raters),
             recipe_id=recipe_id,
             recipe=recipe,
             classes=classes,
-            preprocessing=Preprocessing.from_json(preprocessing),
+            preprocessing=prepared,
             channels=stored_channels(len(classes), background_is_stored=background == "seeds"),
             hints=hints,
             geols=geols,
@@ -242,7 +257,7 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in geols["files"].items()}
         problem = (
             _problem_of_geometry(geols["geometry"])
-            or _problem_of_source(geols["source"], len(root.preprocessing.modalities))
+            or _problem_of_source(geols["source"], root.preprocessing)
             or (_problem_of_maps(geols, root) if root.format == "geols-labels" else _problem_of_image(geols, root))
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -258,9 +273,8 @@ def checked_case(document: Mapping[str, Any], where: str | Path, root: Root) -> 
     if not all(_is_int(n) and 0 < n <= MAX_ARRAY_BYTES and _is_sha256(digest) for n, digest in files.values()):
         raise StoreError(f"{where}: a file's size or digest is malformed")
     channels = len(root.channels) if root.format == "geols-labels" else len(root.preprocessing.modalities)
-    shapes = {
-        kind.name: (channels, *geometry.shape_zyx) if len(kind.axes) == 4 else geometry.shape_zyx for kind in kinds
-    }
+    first = {MAPS.name: (channels,), IMAGE.name: (channels,), RATERS.name: (len(geols["source"].get("raters", ())),)}
+    shapes = {kind.name: (*first.get(kind.name, ()), *geometry.shape_zyx) for kind in kinds}
     for kind in kinds:
         _require_plausible_size(kind, shapes[kind.name], files[kind.shard_path][0], where)
     return CaseMetadata(geometry=geometry, shapes=shapes, files=files, geols=geols)
@@ -300,11 +314,24 @@ def _problem_of_geometry(geometry: Mapping[str, Any]) -> str:
     return "" if MIN_VOLUME <= volume <= 1 / MIN_VOLUME else f"direction {geometry['direction']} is none of three axes"
 
 
-def _problem_of_source(source: Mapping[str, Any], modalities: int) -> str:
+def _problem_of_source(source: Mapping[str, Any], preprocessing: Preprocessing) -> str:
     digests = [*source["image_sha256"], source["label_sha256"], source["geometry_sha256"]]
-    listed = isinstance(source["image_sha256"], list) and len(source["image_sha256"]) == modalities
-    well_formed = listed and all(map(_is_sha256, digests))
-    return "" if well_formed else "source is not a SHA-256 per modality, label and geometry"
+    listed = isinstance(source["image_sha256"], list) and len(source["image_sha256"]) == len(preprocessing.modalities)
+    if not listed or not all(map(_is_sha256, digests)):
+        return "source is not a SHA-256 per modality, label and geometry"
+    read = preprocessing.keep_raters or preprocessing.rater in CONSENSUS
+    raters = source.get("raters")
+    if not read and raters is None:
+        return ""
+    names = [rater["name"] for rater in raters or ()]
+    well_formed = (
+        read
+        and isinstance(raters, list)
+        and len(raters) <= MAX_RATERS
+        and not problem_of_names(names)
+        and all(rater.keys() == {"name", "sha256"} and _is_sha256(rater["sha256"]) for rater in raters)
+    )
+    return "" if well_formed else "raters of source are not a name and a SHA-256 each, where the recipe reads several"
 
 
 def _problem_of_maps(geols: Mapping[str, Any], root: Root) -> str:

@@ -76,14 +76,18 @@ MAPS = ArrayKind(name="maps", dtype="uint8", axes=("c", "z", "y", "x"), packing=
 IMAGE = ArrayKind(name="image", dtype="int16", axes=("c", "z", "y", "x"), packing=replace(_PLAIN, shuffle="shuffle"))
 LABEL = ArrayKind(name="label", dtype="uint8", axes=("z", "y", "x"), packing=_PLAIN)
 
+#: Only where the recipe says `keep_raters`.
+RATERS = ArrayKind(name="raters", dtype="uint8", axes=("rater", "z", "y", "x"), packing=_PLAIN)
+
 ARRAYS: dict[Format, tuple[ArrayKind, ...]] = {"geols-labels": (MAPS,), "geols-volumes": (IMAGE, LABEL)}
 _VERSION_1 = {"compressor": "lz4hc", "level": 5, "part": 64, "channels": False}
 
 
-def arrays_of(format_: Format, version: int) -> dict[str, ArrayKind]:
-    """Return, by name, the arrays that a case of a store has."""
+def arrays_of(format_: Format, version: int, *, keep_raters: bool = False) -> dict[str, ArrayKind]:
+    """Return, by name, the arrays that a case of a store has; `keep_raters` is what its preprocessing says."""
     changes: dict[str, Any] = _VERSION_1 if version == 1 else {}
-    return {kind.name: replace(kind, packing=replace(kind.packing, **changes)) for kind in ARRAYS[format_]}
+    kinds = (*ARRAYS[format_], *((RATERS,) if keep_raters and format_ == "geols-volumes" else ()))
+    return {kind.name: replace(kind, packing=replace(kind.packing, **changes)) for kind in kinds}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from geols_precompute.softlabel import Normalize
 from geols_precompute.store import files, guards
 from geols_precompute.store.archive import Archive
 from geols_precompute.store.files import Files, Folder
-from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, Format
+from geols_precompute.store.layout import IMAGE, LABEL, MANIFEST, MAPS, METADATA, RATERS, Format
 
 if TYPE_CHECKING:
     from geols_precompute.store.shard import Pread
@@ -289,6 +289,18 @@ class VolumeStore(Store):
             InputError, StoreError: as `LabelStore.maps` does.
         """
         return self.read(case, LABEL.name, window)
+
+    def raters(self, case: str) -> dict[str, UInt8Array]:
+        """Return the class indices of every rater of a case, {name: uint8 [z,y,x]}, 255 where ignored.
+
+        Raises:
+            InputError: no such case, or the store was made without `--keep-raters`.
+            StoreError: as `LabelStore.maps` does.
+        """
+        if RATERS.name not in self.root.arrays:
+            raise InputError(f"{self.files.location}: keeps no raters; make it with geols-precompute --keep-raters")
+        names = [rater["name"] for rater in self.metadata(case).geols["source"]["raters"]]
+        return dict(zip(names, self.read(case, RATERS.name), strict=True))
 
     def scale_offset(self, case: str) -> tuple[Float32Array, Float32Array]:
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""

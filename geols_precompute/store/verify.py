@@ -95,7 +95,8 @@ def compare_source(stored: Mapping[str, Any], found: Mapping[str, Any]) -> Statu
         return "geometry differs"
     if stored.get("image_sha256") != found["image_sha256"]:
         return "image differs"
-    return "same" if stored.get("label_sha256") == found["label_sha256"] else "label differs"
+    labels = ("label_sha256", "raters")
+    return "same" if all(stored.get(key) == found.get(key) for key in labels) else "label differs"
 
 
 S = TypeVar("S", bound=Store)
@@ -134,4 +135,5 @@ class CasesBySource(Generic[S]):
 
 
 def _key(source: Mapping[str, Any]) -> tuple[str, ...]:
-    return (source["geometry_sha256"], source["label_sha256"], *source["image_sha256"])
+    raters = [text for rater in source.get("raters", ()) for text in (rater["name"], rater["sha256"])]
+    return (source["geometry_sha256"], source["label_sha256"], *source["image_sha256"], *raters)

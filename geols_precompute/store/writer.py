@@ -25,9 +25,12 @@ from geols_precompute.store.layout import (
     ARRAYS,
     MANIFEST,
     METADATA,
+    RATERS,
     VERSION,
+    ArrayKind,
     Format,
     array_metadata,
+    arrays_of,
     group_metadata,
     manifest,
     ome_metadata,
@@ -46,7 +49,7 @@ _REMEDIES = {
 #: Every path that a case of either format has, folders included.
 _CASE_PATHS = {Path(METADATA)} | {
     path
-    for kinds in ARRAYS.values()
+    for kinds in (*ARRAYS.values(), (RATERS,))
     for kind in kinds
     for file in (Path(kind.metadata_path), Path(kind.shard_path))
     for path in (file, *file.parents[:-1])
@@ -194,14 +197,13 @@ def commit_case(
     """
     from geols_precompute.store.shard import write_shard  # numcodecs takes long to import
 
-    format_ = _format_of(root)
-    _require_written_version(root, read_attributes(root))
+    kinds = _arrays_of(root)
     # the rounded geometry only, so that headers equal to 1e-6 give equal bytes
     geometry = Geometry.from_json(geometry.as_json())
     with new_case(root, case, check=check, readers=readers, replace_stale=True) as folder:
         listed: dict[str, dict[str, Any]] = {}
         digests = {}
-        for kind in ARRAYS[format_]:
+        for kind in kinds:
             array = arrays[kind.name]
             write_file(folder / kind.metadata_path, [canonical_json(array_metadata(kind, array.shape))])
             shard = folder / kind.shard_path
@@ -215,7 +217,7 @@ def commit_case(
                 }
         described = geols() if callable(geols) else geols
         attributes = {**described, **digests, "geometry": geometry.as_json(), "files": listed}
-        ome = ome_metadata(case, ARRAYS[format_][0], geometry)
+        ome = ome_metadata(case, kinds[0], geometry)
         content = canonical_json(group_metadata({"ome": ome, "geols": attributes}))
         write_file(folder / METADATA, [content])
     return sha256_hex(content)
@@ -407,6 +409,13 @@ def _format_of(root: Path) -> Format:
             f"{root / METADATA}: format {reprlib.repr(format_)} is not one of {', '.join(ARRAYS)}; compute it again"
         )
     return format_
+
+
+def _arrays_of(root: Path) -> tuple[ArrayKind, ...]:
+    """Return the arrays that every case of a store has which is being written."""
+    format_, attributes = _format_of(root), read_attributes(root)
+    _require_written_version(root, attributes)
+    return tuple(arrays_of(format_, VERSION, keep_raters=attributes["recipe"].get("keep_raters") is True).values())
 
 
 def _commit(folder: Path, root: Path, case: str, *, replace_stale: bool) -> None:

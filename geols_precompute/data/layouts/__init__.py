@@ -8,12 +8,20 @@ from geols_precompute.data.cases import Dataset
 from geols_precompute.data.layouts.folders import read_case_folders, read_flare_folders
 from geols_precompute.data.layouts.nnunet import read_described
 from geols_precompute.data.layouts.preprocessed import read_preprocessed_folder
+from geols_precompute.data.layouts.raters import read_raters
 from geols_precompute.data.layouts.table import read_manifest
 from geols_precompute.errors import InputError
 
 #: Tried in this order. Each takes the data folder and the modalities wanted (None for those of the layout), and returns
 #: the data set, or None if the folder has another layout.
-LAYOUTS = (read_manifest, read_preprocessed_folder, read_described, read_flare_folders, read_case_folders)
+LAYOUTS = (
+    read_manifest,
+    read_preprocessed_folder,
+    read_described,
+    read_flare_folders,
+    read_raters,
+    read_case_folders,
+)
 #: What a user reads whose folder is not recognised.
 KNOWN = (
     "nnU-Net raw (dataset.json, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz)",
@@ -22,6 +30,8 @@ KNOWN = (
     "BraTS (CASE/CASE_flair.nii.gz, ..., CASE_seg.nii.gz)",
     "FLARE (CASE/CASE_img.nii.gz, CASE_seg.nii.gz, or TrainingImg and TrainingMask)",
     "CSV (cases.csv with the columns case, label and one per modality)",
+    "several raters (CASE/image with CASE/annotation_1, ... or CASE/seg01, ...; sub-X_desc-rater1_dseg of BIDS; "
+    "cases.csv with a column rater_1, ... per rater)",
 )
 
 

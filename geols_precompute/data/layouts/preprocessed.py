@@ -35,7 +35,7 @@ def read_preprocessed_folder(root: Path, wanted: tuple[str, ...] | None) -> Data
     for case in dataset_of(root).identifiers:
         arrays = [root / f"{case}.b2nd", root / f"{case}_seg.b2nd"]
         data, label = arrays if arrays[0].exists() else [root / f"{case}.npz"] * 2
-        found.add(case, [data, root / f"{case}.pkl"], label, plans)
+        found.add(case, [data, root / f"{case}.pkl"], label, plans=plans)
     cases, problems = found.checked()
     return Dataset(
         layout=f"nnU-Net preprocessed, {root.name}",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset
@@ -13,12 +14,14 @@ from geols_precompute.data.layouts.modalities import index_of
 from geols_precompute.errors import InputError
 
 MANIFEST = "cases.csv"
+_RATER = re.compile(r"rater[_ -]?(?P<name>[A-Za-z0-9]+)", re.IGNORECASE)
 
 
 def read_manifest(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     """Return the data set of a manifest, or of the cases.csv in a folder; None if the folder has none.
 
-    The columns are case, label, and one per modality; paths are relative to the manifest.
+    The columns are case, label, and one per modality; paths are relative to the manifest. In place of label there may
+    be one column per rater, rater_1 and so on, empty where that rater has not labelled the case.
 
     Raises:
         InputError: it is not such a table, or lacks a modality that is wanted.
@@ -27,13 +30,16 @@ def read_manifest(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     if not manifest.is_file():
         return None
     rows = csv_rows(manifest)
-    columns = [name for name in rows[0] if name not in ("case", "label")] if rows else []
-    if not rows or not columns or "case" not in rows[0] or "label" not in rows[0]:
+    raters = {match["name"]: column for column in (rows[0] if rows else ()) if (match := _RATER.fullmatch(column))}
+    columns = [name for name in rows[0] if name not in ("case", "label", *raters.values())] if rows else []
+    if not rows or not columns or "case" not in rows[0] or ("label" in rows[0]) == bool(raters):
         raise InputError(
-            f"{manifest}: needs a header with the columns case, label and one per modality, separated by commas"
+            f"{manifest}: needs a header with the columns case, label (or rater_1, rater_2, ..., one per rater) and "
+            "one per modality, separated by commas"
         )
     modalities = wanted or tuple(columns)
-    cases, problems = listed_cases(manifest, rows, columns_of(modalities, columns, manifest), labelled=True).checked()
+    images = columns_of(modalities, columns, manifest)
+    cases, problems = listed_cases(manifest, rows, images, labelled=not raters, raters=raters).checked()
     return Dataset(
         layout="CSV",
         root=manifest.parent,
@@ -56,8 +62,18 @@ def columns_of(modalities: Sequence[str], columns: Sequence[str], manifest: Path
     return [columns[index] for index in found]
 
 
-def listed_cases(manifest: Path, rows: Sequence[dict[str, str]], images: Sequence[str], *, labelled: bool) -> CaseList:
-    """Return the cases of a manifest's rows, their images in the columns `images`, with or without the label files."""
+def listed_cases(
+    manifest: Path,
+    rows: Sequence[dict[str, str]],
+    images: Sequence[str],
+    *,
+    labelled: bool,
+    raters: Mapping[str, str] | None = None,
+) -> CaseList:
+    """Return the cases of a manifest's rows, their images in the columns `images`, with or without the label files.
+
+    `raters` are the columns of label maps by rater, where there are several.
+    """
     found = CaseList()
     for row in rows:
         columns = ("case", "label", *images) if labelled else ("case", *images)
@@ -65,7 +81,11 @@ def listed_cases(manifest: Path, rows: Sequence[dict[str, str]], images: Sequenc
             found.refuse(row["case"] or "?", f"{manifest}: case {row['case']!r} has nothing in column {empty[0]}")
         else:
             files = [manifest.parent / row[name] for name in images]
-            found.add(row["case"], files, manifest.parent / row["label"] if labelled else None)
+            labels = {name: manifest.parent / row[column] for name, column in (raters or {}).items() if row[column]}
+            if raters and not labels:
+                found.refuse(row["case"], f"{manifest}: case {row['case']!r} has nothing in any rater's column")
+            else:
+                found.add(row["case"], files, manifest.parent / row["label"] if labelled else None, raters=labels)
     return found
 
 

@@ -33,8 +33,9 @@ TWO = ClassTable.from_names({1: "organ", 2: "lesion"}, ignore=9)
 def prepared(folder, *, image=IMAGE, label=LABEL, classes=TWO, **preprocessing):
     """The case of an image and a label, prepared."""
     case = Case(id="a", images=(write(image, folder / "i.nii.gz"),), label=write(label, folder / "l.nii.gz"))
-    volume, source = read_source(case, modalities=1)
-    return prepare_source(case, volume, source, Preprocessing(modalities=("mr",), **preprocessing), classes)
+    asked = Preprocessing(modalities=("mr",), **preprocessing)
+    volume, source = read_source(case, asked)
+    return prepare_source(case, volume, source, asked, classes)
 
 
 def data_set(root, labels, *, names=("organ", "lesion"), images=None):

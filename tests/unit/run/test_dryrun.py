@@ -28,9 +28,9 @@ def reads(monkeypatch):
     """The label files whose voxels are read from here on."""
     paths, read_source = [], task.read_source
 
-    def counted(case, **rest):
+    def counted(case, preprocessing):
         paths.append(case.label.name)
-        return read_source(case, **rest)
+        return read_source(case, preprocessing)
 
     monkeypatch.setattr(task, "read_source", counted)
     return paths
