@@ -13,6 +13,7 @@ from geols_precompute.errors import InputError
 from geols_precompute.geodesic import geodesic_distance
 from geols_precompute.geodesic.checks import checked_image, checked_spacing
 from geols_precompute.geodesic.workspace import scratch
+from geols_precompute.maps.contrast import in_border_contrast
 from geols_precompute.maps.decay import DistanceStatistics, make_maps, quantise
 from geols_precompute.maps.seeds import Box, class_boxes, class_seeds
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
@@ -190,6 +191,8 @@ class MapStream:
     def __iter__(self) -> Iterator[UInt8Array]:
         """Compute the maps."""
         image_MZYX = _chosen(self._image, self._modalities, self._parameters)
+        if self._parameters.contrast == "border":
+            image_MZYX = in_border_contrast(image_MZYX, self._label)
         boxes = class_boxes(self._label)
         for part in channel_parts(len(self._channels)):
             channels = self._channels[part]

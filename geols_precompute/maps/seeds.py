@@ -1,4 +1,4 @@
-"""The voxels of a class that its geodesic distance is measured from (five strategies and a fallback)."""
+"""The voxels of a class that its geodesic distance is measured from (six strategies and a fallback)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ def class_seeds(
 
     The volume, or a box of `class_boxes`, has the same seeds; of the box they are found sooner.
 
-    The fallback gives a seed to every 26-connected component that skeleton or erosion left without one, and to a
-    class that any other strategy left without one: scikit-image's skeleton of a cube of even side, for instance,
-    is empty.
+    The fallback gives a seed to every 26-connected component that skeleton, erosion or margin left without one,
+    and to a class that any other strategy left without one: scikit-image's skeleton of a cube of even side, for
+    instance, is empty.
 
     Args:
         class_ZYX: the voxels of the class; at least one.
-        strategy: skeleton, erosion, centroid, boundary, or random-K (K distinct voxels).
+        strategy: skeleton, erosion, centroid, boundary, margin-W (W mm from other classes), or random-K (K distinct
+            voxels).
         spacing: (z,y,x) in mm.
         fallback: whether to use the fallback.
-        ignore_ZYX: voxels with the ignore label, which are no other class for `boundary`.
+        ignore_ZYX: voxels with the ignore label, which are no other class for `boundary` and margin-W.
         random_key: what random-K draws from; equal keys give equal voxels.
 
     Example:
@@ -54,11 +55,13 @@ def class_seeds(
         seeds = _erosion(class_ZYX)
     elif strategy == "boundary":
         seeds = _boundary(class_ZYX, ignore_ZYX)
+    elif strategy.startswith("margin-"):
+        seeds = _margin(class_ZYX, ignore_ZYX, spacing, float(strategy.removeprefix("margin-")))
     elif strategy == "centroid":
         seeds = _centroid(class_ZYX, spacing)
     else:
         seeds = _random(class_ZYX, int(strategy.removeprefix("random-")), random_key)
-    if fallback and (strategy in ("skeleton", "erosion") or not seeds.any()):
+    if fallback and (strategy.startswith(("skeleton", "erosion", "margin-")) or not seeds.any()):
         return seeds, _add_fallbacks(seeds, class_ZYX, spacing)
     return seeds, 0
 
@@ -90,6 +93,15 @@ def _boundary(class_ZYX: BoolArray, ignore_ZYX: BoolArray | None) -> BoolArray:
     """Voxels with a 6-neighbour of another class; beyond the volume, and ignored voxels, are no class."""
     same = class_ZYX if ignore_ZYX is None else class_ZYX | ignore_ZYX
     return class_ZYX & ~_erosion(same)
+
+
+def _margin(inside: BoolArray, ignore_ZYX: BoolArray | None, spacing: Sequence[float], width_mm: float) -> BoolArray:
+    """Voxels at least `width_mm` from every voxel of another class; beyond the volume, and ignored voxels, are none."""
+    same = inside if ignore_ZYX is None else inside | ignore_ZYX
+    if same.all():
+        return inside
+    # spacings of files are rounded, so distances that should be equal to the width may fall short of it
+    return inside & (ndimage.distance_transform_edt(same, sampling=spacing) >= width_mm * (1 - 1e-6))
 
 
 def _centroid(inside: BoolArray, spacing: Sequence[float]) -> BoolArray:

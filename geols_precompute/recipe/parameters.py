@@ -21,6 +21,7 @@ from geols_precompute.geodesic.options import (
 )
 from geols_precompute.recipe.classes import MAX_NAME, ClassTable, problem_of_names
 
+Contrast = Literal["none", "border"]
 Background = Literal["complement", "seeds"]
 Decay = float | Literal["mean"]
 
@@ -28,8 +29,8 @@ Decay = float | Literal["mean"]
 CONSENSUS = ("majority", "staple", "union")
 _RATER = re.compile(r"[A-Za-z0-9]{1,40}")
 
-SEED_STRATEGIES = ("skeleton", "erosion", "random-K", "centroid", "boundary")
-_SEEDS = re.compile(r"skeleton|erosion|random-[1-9]\d{0,5}|centroid|boundary")
+SEED_STRATEGIES = ("skeleton", "erosion", "random-K", "centroid", "boundary", "margin-W")
+_SEEDS = re.compile(r"skeleton|erosion|random-[1-9]\d{0,5}|centroid|boundary|margin-(?=.*[1-9])\d{1,4}(\.\d{1,3})?")
 
 #: What each preset decides; docs/method.md has the table.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "metric": "gradient",
         "lam": 1.0,
         "gamma": 1.0,
+        "contrast": "none",
         "iterations": 4,
         "decay": "mean",
         "background": "complement",
@@ -46,6 +48,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESETS["code"] = PRESETS["default"] | {"seed_fallback": False}
 PRESETS["paper"] = PRESETS["default"] | {"metric": "riemannian", "iterations": "exact", "decay": 1.0}
+#: Ours, not the paper's: chosen by how well soft labels predict other raters (docs/results/raters).
+PRESETS["border"] = PRESETS["default"] | {
+    "seeds": "margin-2",
+    "metric": "riemannian",
+    "gamma": 3.0,
+    "contrast": "border",
+    "iterations": "exact",
+    "decay": 1.0,
+    "background": "seeds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +163,19 @@ class MapParameters:
         RecipeError: a value is out of range.
     """
 
-    seeds: str = _parameter("skeleton", "skeleton, erosion, random-K (K voxels), centroid or boundary.", str)
+    seeds: str = _parameter(
+        "skeleton", "skeleton, erosion, random-K (K voxels), centroid, boundary or margin-W (W mm inside).", str
+    )
     random_seed: int = _parameter(0, "Of random-K.")
     seed_fallback: bool = _parameter(
-        True, "Give every present class (skeleton, erosion: every component of it) at least one seed."
+        True, "Give every present class (skeleton, erosion, margin-W: every component of it) at least one seed."
     )
     metric: Metric = _parameter("gradient", "Cost of a step.", METRICS)
     lam: float = _parameter(1.0, "λ of the gradient metric, from 0 to 1.", float)
     gamma: float = _parameter(1.0, "γ of the Riemannian metric, mm per intensity.", float)
+    contrast: Contrast = _parameter(
+        "none", "border: intensities in units of the case's contrast where classes meet.", get_args(Contrast)
+    )
     iterations: Iterations = _parameter(4, "Sweeps, there and back, or exact.", int, word="exact")
     decay: Decay = _parameter("mean", "mean, or k per mm in exp(-k·D).", float, word="mean")
     background: Background = _parameter(
@@ -174,9 +191,10 @@ class MapParameters:
             )
         except InputError as error:
             raise RecipeError(str(error)) from error
+        _require_choice("contrast", self.contrast, get_args(Contrast))
         _require_choice("background", self.background, get_args(Background))
         if not isinstance(self.seeds, str) or not _SEEDS.fullmatch(self.seeds):
-            raise RecipeError(f"seeds must be one of {', '.join(SEED_STRATEGIES)} (K a number), got {self.seeds!r}")
+            raise RecipeError(f"seeds must be one of {', '.join(SEED_STRATEGIES)} (K, W numbers), got {self.seeds!r}")
         if not isinstance(self.seed_fallback, bool):
             raise RecipeError(f"seed_fallback must be true or false, got {self.seed_fallback!r}")
         if self.decay != "mean" and not _is_positive(self.decay):
@@ -219,6 +237,8 @@ class MapParameters:
             document["lam"] = float(self.lam)
         else:
             document["gamma"] = float(self.gamma)
+        if self.contrast != "none":
+            document["contrast"] = self.contrast
         if self.seeds.startswith("random-"):
             document["random_seed"] = self.random_seed
         return document

@@ -36,7 +36,25 @@ def test_erosion_is_scikit_images(mask):
 
 
 @settings(deadline=None)
-@given(MASKS, st.sampled_from(["skeleton", "erosion", "boundary", "centroid", "random-3"]))
+@given(MASKS, st.sampled_from([0.5, 1.0, 1.7, 3.0]))
+def test_margin_seeds_are_so_far_from_every_voxel_of_another_class(mask, width):
+    spacing = (2.0, 1.0, 0.7)
+    seeds, _ = class_seeds(mask, f"margin-{width}", spacing, fallback=False)
+    others = np.argwhere(~mask) * spacing
+    for voxel in np.ndindex(mask.shape):
+        distances = np.linalg.norm(others - np.multiply(voxel, spacing), axis=1)
+        # beyond the volume there is no other class
+        assert seeds[voxel] == (mask[voxel] and distances.min(initial=np.inf) >= width - 1e-6)
+
+
+def test_ignored_voxels_are_no_other_class_for_margin_seeds():
+    mask, ignored = box((1, 1, 9), (0, 1), (0, 1), (2, 9)), box((1, 1, 9), (0, 1), (0, 1), (0, 2))
+    assert class_seeds(mask, "margin-3", UNIT, ignore_ZYX=ignored)[0].sum() == 7
+    assert class_seeds(mask, "margin-3", UNIT)[0].sum() == 5
+
+
+@settings(deadline=None)
+@given(MASKS, st.sampled_from(["skeleton", "erosion", "boundary", "centroid", "random-3", "margin-2"]))
 def test_seeds_lie_in_the_class_and_a_present_class_has_one(mask, strategy):
     seeds, _ = class_seeds(mask, strategy, (2.5, 1.0, 0.5), random_key="a")
     assert seeds.any()

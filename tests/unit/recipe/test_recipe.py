@@ -154,7 +154,7 @@ def test_precedence_is_default_recipe_preset_flags():
     assert MapParameters(iterations=9).changed() == MapParameters(iterations=9)
     with pytest.raises(RecipeError, match="unknown map parameter 'lambda'"):
         MapParameters().changed(**{"lambda": 1})
-    with pytest.raises(RecipeError, match="preset must be one of default, code, paper, got 'best'"):
+    with pytest.raises(RecipeError, match="preset must be one of default, code, paper, border, got 'best'"):
         MapParameters().changed(preset="best")
 
 
