@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from geols_precompute.cli.agreement import agreement
+from geols_precompute.cli.fit import fit
 from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say, show_version
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
@@ -27,7 +29,7 @@ def store() -> None:
     """Look at, verify, finalize and share stores."""
 
 
-for command in (pack, unpack, pull, merge, export):
+for command in (agreement, fit, pack, unpack, pull, merge, export):
     store.add_command(command)
 
 

@@ -62,7 +62,8 @@ def executor_for(
                 fitting = workers_for(need, workers)
                 if fitting.note:
                     say(f"note: {fitting.note}")
-                say(f"the largest case needs about {readable(need)}")
+                if need:
+                    say(f"the largest case needs about {readable(need)}")
                 local = dask.local_cluster(fitting.count, fitting.memory, recipe.maps, dashboard=dashboard)
                 executor = stack.enter_context(local)
         if executor.description:

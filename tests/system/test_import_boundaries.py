@@ -33,6 +33,7 @@ ORDER = (
     ("maps", "store"),
     ("share",),
     ("run",),
+    ("agreement",),
     ("report",),
     ("cli",),
 )
