@@ -1,8 +1,9 @@
 """The search for the map parameters whose soft labels predict other raters best, on the patients of one half.
 
 One parameter after the other takes the value with the least Brier score after calibration, round after round until
-nothing changes. The calibration is that of the other fold: the half is divided once more by patient. What is scored is
-written down at once, so that a search that was stopped goes on.
+nothing changes. The calibration is that of the other fold: the half is divided once more by patient. At the end decay
+and α, which set how wide the soft label is and do not change the order of voxels, are chosen by the Brier score of the
+soft label as it stands. What is scored is written down at once, so that a search that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from geols_precompute.data.cases import Case
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
 from geols_precompute.maps.case import maps_of_case
-from geols_precompute.recipe.parameters import PRESETS, MapParameters, ResolvedRecipe
+from geols_precompute.recipe.parameters import PRESETS, Decay, MapParameters, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.executor import executor_for
 from geols_precompute.run.task import Outcome, Task
@@ -42,13 +43,13 @@ AXES: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "background": ({"background": "complement"}, {"background": "seeds"}),
     "iterations": ({"iterations": 4}, {"iterations": "exact"}),
-    "decay": tuple({"decay": decay} for decay in (2.0, 1.0, 0.5, 0.25, 0.125, "mean")),
 }
-#: Where the search begins.
-START = PRESETS["border"] | {"seeds": "erosion", "gamma": 0.0}
+#: Where the search begins; the decay is one that 8 bits resolve well.
+START = PRESETS["border"] | {"seeds": "erosion", "gamma": 0.0, "decay": 0.25}
 ROUNDS = 4
-#: Shares of the soft part that are compared at the end: α is chosen when training, and no recipe holds it.
-ALPHAS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+#: What is compared at the end. α is given when training, and no recipe holds it.
+DECAYS: tuple[Decay, ...] = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, "mean")
+ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
 LOG = "fit"
 
 
@@ -106,7 +107,7 @@ class Fit:
         maps: the parameters.
         alpha: of the soft label that is best as it stands.
         brier: after calibration, over the patients of the half.
-        choices: the decisions of the last round, and of α.
+        choices: the decisions of the last round, and that of decay and α.
         cases, patients: that were scored.
         volumes: digest of the volumes.
         seed: of the split.
@@ -222,15 +223,16 @@ def fit_recipe(
                 say(describe_choice(choices[parameter]))
             if maps == before:
                 break
+        widths = [(decay, alpha) for decay in DECAYS for alpha in ALPHAS]
+        softened = [Candidate(maps=maps.changed(decay=decay), alpha=alpha) for decay, alpha in widths]
+        words = [_words({"decay": decay, "α": alpha}) for decay, alpha in widths]
+        choices["width"], place = _decide("width", words, search.scores(softened, "as_it_stands"))
+        say(describe_choice(choices["width"]))
+        maps, alpha = softened[place].maps, softened[place].alpha
         (best,) = search.scores([Candidate(maps=maps)], "calibrated")
-        softened = [Candidate(maps=maps, alpha=alpha) for alpha in ALPHAS]
-        choices["alpha"], place = _decide(
-            "alpha", [f"alpha {alpha:g}" for alpha in ALPHAS], search.scores(softened, "as_it_stands")
-        )
-        say(describe_choice(choices["alpha"]))
     return Fit(
         maps=maps,
-        alpha=ALPHAS[place],
+        alpha=alpha,
         brier=interval([*best.values()]),
         choices=tuple(choices.values()),
         cases=len(cases),

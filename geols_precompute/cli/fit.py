@@ -30,9 +30,10 @@ def fit(
 ) -> int:
     """Choose map parameters by the raters in VOLUMES, a volumes.zarr made with --rater and --keep-raters.
 
-    Seeds, margin, γ or λ, background, iterations and decay are chosen one after the other, by the Brier score against
-    the mean of the other raters after calibration, on half of the patients. `geols-store agreement` with the same
-    --seed tests on the other half. A search that was stopped goes on: its scores are in OUT.jsonl.
+    Seeds, γ or λ, background and iterations are chosen one after the other, by the Brier score against the mean of the
+    other raters after calibration; then decay and α, without calibration; all on half of the patients. `geols-store
+    agreement` with the same --seed tests on the other half. A search that was stopped goes on: its scores are in
+    OUT.jsonl.
     """
     from geols_precompute.agreement.cases import chosen_rater
     from geols_precompute.agreement.fit import fit_recipe, recipe_text

@@ -9,6 +9,7 @@ other. Both go on where they were stopped.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,10 +60,13 @@ def prepare(data: Path, classes: str, group: Path, out: Path) -> None:
 @_GROUP
 @_OUT
 def test(data: Path, group: Path, out: Path) -> None:
-    """Score every soft label on the test half."""
+    """Score every soft label on the test half, at α = 0.1 and at the α that the fit found best."""
     stores = [out / f"{name}.zarr" for name in (*STORES, "fitted", "fitted-no-image")]
     sigmas = [flag for sigma in SIGMAS for flag in ("--sigma", sigma)]
-    _run("geols-store", "agreement", *stores, "--group", group, *sigmas, "-o", out / "agreement")
+    found = re.search(r"best at alpha (\S+);", (out / FITTED).read_text())
+    assert found is not None, f"{out / FITTED} names no alpha: run prepare"
+    for alpha, folder in (("0.1", "agreement"), (found[1], "agreement-own-alpha")):
+        _run("geols-store", "agreement", *stores, "--group", group, *sigmas, "--alpha", alpha, "-o", out / folder)
 
 
 def _precompute(data: Path, classes: str, out: Path, name: str, flags: Sequence[str]) -> None:
