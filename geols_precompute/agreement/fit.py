@@ -31,7 +31,7 @@ from geols_precompute.softlabel import soft_label
 from geols_precompute.store.layout import IMAGE
 from geols_precompute.store.reader import VolumeStore
 
-#: The values of each parameter, the simplest first: of equal scores the first wins. γ is in mm per border contrast.
+#: The values of each parameter. γ is in mm per border contrast.
 AXES: dict[str, tuple[dict[str, Any], ...]] = {
     "seeds": tuple(
         {"seeds": seeds}
@@ -47,6 +47,8 @@ AXES: dict[str, tuple[dict[str, Any], ...]] = {
 #: Where the search begins; the decay is one that 8 bits resolve well.
 START = PRESETS["border"] | {"seeds": "erosion", "gamma": 0.0, "decay": 0.25}
 ROUNDS = 4
+#: A value stays unless another is better by so much: less is rounding.
+LEAST_GAIN = 1e-5
 #: What is compared at the end. α is given when training, and no recipe holds it.
 DECAYS: tuple[Decay, ...] = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125, "mean")
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
@@ -216,9 +218,9 @@ def fit_recipe(
             before = maps
             for parameter, values in AXES.items():
                 candidates = [Candidate(maps=maps.changed(**value)) for value in values]
-                choices[parameter], place = _decide(
-                    parameter, [_words(value) for value in values], search.scores(candidates, "calibrated")
-                )
+                present = next((place for place, c in enumerate(candidates) if c.maps == maps), None)
+                words = [_words(value) for value in values]
+                choices[parameter], place = _decide(parameter, words, search.scores(candidates, "calibrated"), present)
                 maps = candidates[place].maps
                 say(describe_choice(choices[parameter]))
             if maps == before:
@@ -248,7 +250,7 @@ def measure_case(task: Task) -> Outcome:
     assert isinstance(task, FitTask)
     try:
         case = from_volumes(_opened(task.volumes), task.case.id)
-        histograms = tuple(histograms_of(case, candidate, task.recipe, task.band_mm) for candidate in task.candidates)
+        histograms = tuple(histograms_of(case, task.candidates, task.recipe, task.band_mm))
         return FitOutcome(case=case.id, status="computed", histograms=histograms)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -256,27 +258,30 @@ def measure_case(task: Task) -> Outcome:
 
 
 def histograms_of(
-    case: RatedCase, candidate: Candidate, recipe: ResolvedRecipe, band_mm: float
-) -> dict[int, Histogram]:
-    """Return the histogram of every class that has a border in a case."""
+    case: RatedCase, candidates: Sequence[Candidate], recipe: ResolvedRecipe, band_mm: float
+) -> list[dict[int, Histogram]]:
+    """Return, per candidate, the histogram of every class that has a border in a case."""
     borders = {index: border_of(case, index, band_mm) for index in range(1, len(recipe.classes))}
     scored = {index: border for index, border in borders.items() if border is not None}
-    if not scored:
-        return {}
-    maps = maps_of_case(
-        case.image,
-        case.label,
-        case.spacing,
-        parameters=candidate.maps,
-        classes=recipe.classes,
-        modalities=recipe.preprocessing.modalities,
-        case=case.id,
-    )
-    soft_CZYX = soft_label(case.label, maps.class_maps(), alpha=candidate.alpha)
-    return {
-        index: Histogram.of(soft_CZYX[index][border.band], (case.others == index).mean(axis=0)[border.band])
-        for index, border in scored.items()
-    }
+    found: list[dict[int, Histogram]] = [{} for _ in candidates]
+    # candidates that differ in α alone have the same maps
+    for parameters in dict.fromkeys(candidate.maps for candidate in candidates) if scored else ():
+        maps = maps_of_case(
+            case.image,
+            case.label,
+            case.spacing,
+            parameters=parameters,
+            classes=recipe.classes,
+            modalities=recipe.preprocessing.modalities,
+            case=case.id,
+        ).class_maps()
+        for candidate, histograms in zip(candidates, found, strict=True):
+            if candidate.maps == parameters:
+                soft_CZYX = soft_label(case.label, maps, alpha=candidate.alpha)
+                for index, border in scored.items():
+                    target_ZYX = (case.others == index).mean(axis=0)
+                    histograms[index] = Histogram.of(soft_CZYX[index][border.band], target_ZYX[border.band])
+    return found
 
 
 def brier_scores(
@@ -350,10 +355,15 @@ def _words(value: Mapping[str, Any]) -> str:
     )
 
 
-def _decide(parameter: str, words: Sequence[str], scores: Sequence[Mapping[str, float]]) -> tuple[Choice, int]:
+def _decide(
+    parameter: str, words: Sequence[str], scores: Sequence[Mapping[str, float]], present: int | None = None
+) -> tuple[Choice, int]:
     """Return the decision among values, by the means over patients, and the place of the chosen one."""
     means = [sum(by_patient.values()) / len(by_patient) for by_patient in scores]
-    first, second = sorted(range(len(means)), key=lambda place: (round(means[place], 7), place))[:2]
+    order = sorted(range(len(means)), key=lambda place: (means[place], place))
+    if present is not None and means[present] - means[order[0]] < LEAST_GAIN:
+        order = [present, *(place for place in order if place != present)]
+    first, second = order[:2]
     both = [scores[first][patient] - scores[second][patient] for patient in scores[first]]
     return (
         Choice(

@@ -109,7 +109,7 @@ def test_the_command_writes_a_recipe_with_its_scores(tmp_path, monkeypatch):
     assert "# seeds: " in text
     maps = load_recipe(str(tmp_path / "fitted.toml")).maps
     assert maps.seeds in ("erosion", "boundary")
-    assert MapParameters().changed(**fitting.START, seeds=maps.seeds).changed(decay=maps.decay) == maps
+    assert maps == MapParameters().changed(**fitting.START | {"seeds": maps.seeds, "decay": maps.decay})
     rated_stores(root, "--recipe", str(tmp_path / "fitted.toml"), name="fitted")
     (tmp_path / "fitted.toml").write_text("[maps]\n")
     assert "was not written by geols" in error_line(store("fit", out / "volumes.zarr", *flags))
