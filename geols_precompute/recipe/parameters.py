@@ -55,7 +55,7 @@ PRESETS["border"] = PRESETS["default"] | {
     "gamma": 3.0,
     "contrast": "border",
     "iterations": "exact",
-    "decay": 1.0,
+    "decay": 0.5,
     "background": "seeds",
 }
 

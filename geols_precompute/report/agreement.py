@@ -20,9 +20,9 @@ from scipy import ndimage
 from geols_precompute.agreement.anatomies import Anatomy
 from geols_precompute.agreement.cases import RatedCase
 from geols_precompute.agreement.patients import halves
-from geols_precompute.agreement.scores import Interval
+from geols_precompute.agreement.scores import Float64Array, Interval, levels_of
 from geols_precompute.agreement.study import SCORES, Agreement, Row, measure
-from geols_precompute.arrays import BoolArray, Float32Array, UInt8Array
+from geols_precompute.arrays import BoolArray, UInt8Array
 from geols_precompute.atomic import readers_of, refuse_foreign, replace_file, writing_to
 from geols_precompute.progress import OnCase
 from geols_precompute.store.writer import refuse_store
@@ -227,7 +227,12 @@ def _pictures(anatomy: Anatomy, agreement: Agreement, name: str) -> Iterator[str
     for case_id in shown:
         case = anatomy.read(case_id)
         yield f"<h4>{html.escape(case_id)}</h4><div class=strip>"
-        for caption, picture in _strip(case, index, {m: anatomy.methods[m](case)[index] for m in methods}):
+        soft = {
+            f"{m}, calibrated": agreement.probabilities[m, name][levels_of(anatomy.methods[m](case)[index])]
+            for m in methods
+            if (m, name) in agreement.probabilities
+        }
+        for caption, picture in _strip(case, index, soft):
             yield (
                 f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{picture}">'
                 f"<figcaption>{html.escape(caption)}</figcaption></figure>"
@@ -235,11 +240,12 @@ def _pictures(anatomy: Anatomy, agreement: Agreement, name: str) -> Iterator[str
         yield "</div>"
 
 
-def _strip(case: RatedCase, index: int, soft: Mapping[str, Float32Array]) -> Iterator[tuple[str, str]]:
-    """Yield (caption, PNG in base64) of one axial cut, the one with the most voxels of disagreement."""
+def _strip(case: RatedCase, index: int, soft: Mapping[str, Float64Array]) -> Iterator[tuple[str, str]]:
+    """Yield (caption, PNG in base64) of one axial cut through the label, the one with the most disagreement."""
     label_ZYX, others_RZYX = case.label == index, case.others == index
     target_ZYX = others_RZYX.mean(axis=0)
-    z = int(np.abs(target_ZYX - label_ZYX).sum(axis=(1, 2)).argmax())
+    disagreement_Z = np.abs(target_ZYX - label_ZYX).sum(axis=(1, 2))
+    z = int(np.where(label_ZYX.any(axis=(1, 2)), disagreement_Z, -1).argmax())
     seen = (label_ZYX | others_RZYX.any(axis=0)).any(axis=0)
     y, x = (_bounds(seen.any(axis=axis), n) for axis, n in ((1, seen.shape[0]), (0, seen.shape[1])))
     cut = (z, y, x)

@@ -230,6 +230,8 @@ def describe(plan: Plan) -> str:
     """Return what a run is about to do, in a few lines."""
     maps = plan.recipe.maps
     metric = f"λ = {maps.lam:g}" if maps.metric == "gradient" else f"γ = {maps.gamma:g}"
+    if maps.contrast != "none":
+        metric += f", contrast at the {maps.contrast} = 1"
     names = ", ".join(f"{label.value} {label.name}" for label in plan.recipe.classes if label.value != 0)
     lines = [
         f"{plan.dataset.layout}: {len(plan.dataset.cases)} cases, classes {names}",
