@@ -92,7 +92,11 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
     help="Dask cluster to run on: tcp://HOST:PORT, or its scheduler file.  [default: one on this machine]",
 )
 @click.option("--part", metavar="i/n", help="Every n-th case only, the i-th first.  [default: all cases]")
-@click.option("--nnunet", metavar="DATASET", help="What nnU-Net has preprocessed of a data set, in place of DATA.")
+@click.option(
+    "--nnunet",
+    metavar="DATASET",
+    help="What nnU-Net has preprocessed of a data set, in place of DATA.  [default: none]",
+)
 @click.option(
     "-c", "configurations", multiple=True, metavar="CONFIG", help="A configuration of it.  [default: 3d_fullres]"
 )

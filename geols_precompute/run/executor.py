@@ -55,17 +55,17 @@ def executor_for(
             executor = stack.enter_context(existing.existing_cluster(scheduler, recipe.maps, seen))
         elif tasks:
             dask.compile_once(recipe.maps, say)
-            need = largest_need((task.case for task in tasks), recipe)
-            if workers is None and need <= SHORT_NEED and is_short(tasks, recipe):
-                say("little work: it is done in this process (--workers 2 would start two)")
-            elif workers != 0:
-                fitting = workers_for(need, workers)
-                if fitting.note:
-                    say(f"note: {fitting.note}")
-                if need:
+            if workers != 0:
+                need = largest_need((task.case for task in tasks), recipe)
+                if workers is None and need <= SHORT_NEED and is_short(tasks, recipe):
+                    say("little work: it is done in this process (--workers 2 would start two)")
+                else:
+                    fitting = workers_for(need, workers)
+                    if fitting.note:
+                        say(f"note: {fitting.note}")
                     say(f"the largest case needs about {readable(need)}")
-                local = dask.local_cluster(fitting.count, fitting.memory, recipe.maps, dashboard=dashboard)
-                executor = stack.enter_context(local)
+                    local = dask.local_cluster(fitting.count, fitting.memory, recipe.maps, dashboard=dashboard)
+                    executor = stack.enter_context(local)
         if executor.description:
             say(executor.description)
         yield executor

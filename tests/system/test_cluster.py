@@ -139,7 +139,7 @@ def test_no_workers_or_no_tasks_are_this_process_and_nothing_is_said(tmp_path, i
     with executor_for(tasks_of(tmp_path, ids), RECIPE, [], workers=workers, say=said.append) as executor:
         assert isinstance(executor, cluster.InProcess)
         assert [outcome.case for outcome in executor.run(act, tasks_of(tmp_path, ids))] == ids
-    assert not said
+    assert [line for line in said if not line.startswith("compiling kernels")] == []
 
 
 def test_workers_of_this_machine_are_as_many_as_memory_allows_and_that_is_said(tmp_path, machine, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_terminal_shows_a_bar_and_the_dashboard(nnunet, tmp_path):
     output = on_a_terminal([*command, str(nnunet(cases=3))])
     assert re.search(r"2 workers of [\d.]+ GB, dashboard http://127\.0\.0\.1:\d+/status", output)
     assert re.search(r"maps: +100%\|.*\| 3/3 ", output)
-    assert "the largest case needs about 3" in output
+    assert "the largest case needs about 29" in output
 
 
 def test_a_full_disk_ends_a_run_on_workers_and_the_next_goes_on(nnunet, tmp_path):
