@@ -164,7 +164,9 @@ def require_new_files(cases: Sequence[Case], out: Path, *, probabilities: bool) 
     for path in (path for case in cases for path in prediction_paths(case, out, probabilities=probabilities)):
         if (found := _status(path)) and (image := images.get((found.st_dev, found.st_ino))):
             raise OutputError(f"{path}: the prediction would replace the image {image}; name another folder with -o")
-        refuse_foreign(path, is_written_here)
+        # a folder cannot be replaced: it costs its case alone
+        if not path.is_dir():
+            refuse_foreign(path, is_written_here)
         if path in written:
             raise OutputError(f"{path}: two cases would be written there; rename one, or predict them one by one")
         written.add(path)

@@ -69,7 +69,7 @@ def a_folder_in_its_way(path):
     (path.parents[1] / "out" / path.name).mkdir(parents=True)
 
 
-@pytest.mark.parametrize("make", [spacing_of_metres, a_damaged_file])
+@pytest.mark.parametrize("make", [spacing_of_metres, a_damaged_file, a_folder_in_its_way])
 def test_a_case_that_cannot_be_predicted_costs_that_case_only(run, tmp_path, make):
     folder = images(tmp_path / "images", "a", "z")
     make(folder / "m.nii.gz")
@@ -82,15 +82,6 @@ def test_a_case_that_cannot_be_predicted_costs_that_case_only(run, tmp_path, mak
     for case in "az":
         found, _, _ = read_image(tmp_path / f"out/{case}.nii.gz")
         assert found.shape == (1, *IMAGE.shape)
-
-
-def test_a_folder_in_the_way_of_a_prediction_is_named_before_any_is_made(run, tmp_path):
-    folder = images(tmp_path / "images", "a", "z")
-    a_folder_in_its_way(folder / "m.nii.gz")
-    result = predict(run, folder, tmp_path / "out")
-    assert result.exit_code == 2
-    assert f"{tmp_path / 'out/m.nii.gz'}: is a folder" in result.output
-    assert not (tmp_path / "out/a.nii.gz").exists()
 
 
 @pytest.mark.parametrize(
