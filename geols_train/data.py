@@ -291,7 +291,7 @@ class CaseReader:
 
     def _present(self, case: str) -> BoolArray:
         if self.maps_needed and self.stores.labels is not None:
-            return _present_classes(self.stores.labels, case)
+            return present_classes(self.stores.labels, case)
         return np.zeros(len(self.stores.classes), bool)
 
 
@@ -306,7 +306,7 @@ def _padded(array: Any, placed: Window, size: Size, value: int) -> Any:
     return result
 
 
-def _present_classes(labels: LabelStore, case: str) -> BoolArray:
+def present_classes(labels: LabelStore, case: str) -> BoolArray:
     """Return which classes a case's whole volume has, [class] bool."""
     present = np.zeros(len(labels.classes), bool)
     present[list(labels.present(case))] = True
@@ -370,4 +370,4 @@ class LabelMaps(Dataset[CaseMaps]):
             StoreError: the case is missing or damaged.
         """
         maps = torch.from_numpy(self.store.maps(case, window))
-        return {"case": case, "maps": maps, "present": torch.from_numpy(_present_classes(self.store, case))}
+        return {"case": case, "maps": maps, "present": torch.from_numpy(present_classes(self.store, case))}

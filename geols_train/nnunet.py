@@ -37,6 +37,7 @@ from geols_precompute.data.layouts.preprocessed import stores_beside
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.run.current import require_current
 from geols_precompute.store.reader import LabelStore
+from geols_train.data import present_classes
 from geols_train.targets import class_maps, one_hot
 
 #: The trainer's name may say α: nnUNetTrainerGeoLS_a0p2 is 0.2, and its results lie in folders of their own.
@@ -321,9 +322,7 @@ class SoftLabelLoss(nn.Module):
 
     def _classes_of(self, case: str) -> torch.Tensor:
         if case not in self._present:
-            row = torch.zeros(len(self.store.classes), dtype=torch.bool)
-            row[list(self.store.present(case))] = True
-            self._present[case] = row
+            self._present[case] = torch.from_numpy(present_classes(self.store, case))
         return self._present[case]
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from geols_precompute.arrays import BoolArray, Float32Array, UInt8Array
-from geols_precompute.data.layouts import discover
-from geols_precompute.data.prepare import prepare_source, read_source
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.recipe.classes import IGNORE_INDEX
 from geols_precompute.recipe.parameters import CONSENSUS, Preprocessing
+from geols_precompute.share.compare import cases_of_data
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.store.verify import compare_source, require_same_data
+from geols_precompute.store.verify import require_same_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,21 +107,12 @@ def from_volumes(volumes: VolumeStore, case: str) -> RatedCase:
 
 
 def _from_data(labels: LabelStore, data: Path, rater: str) -> ReadRated:
-    preprocessing = replace(labels.preprocessing, keep_raters=True)
-    cases = {case.id: case for case in discover(data, modalities=preprocessing.modalities).cases}
+    prepared_case = cases_of_data(labels, data, replace(labels.preprocessing, keep_raters=True))
 
     def read(case: str) -> RatedCase:
-        if case not in cases:
-            raise InputError(f"{data}: has no case {case!r}")
-        volume, source = read_source(cases[case], preprocessing)
-        stored = labels.metadata(case).geols["source"]
-        # a store that keeps no raters says nothing of the others
-        compared = {key: value for key, value in source.items() if key != "raters" or key in stored}
-        if (status := compare_source(stored, compared)) != "same":
-            raise StoreError(f"{labels.path}/{case}: its maps were made from other data than that in {data} ({status})")
-        prepared = prepare_source(cases[case], volume, source, preprocessing, labels.classes)
+        prepared = prepared_case(case)
         assert prepared.raters is not None
-        names = [entry["name"] for entry in source["raters"]]
+        names = [entry["name"] for entry in prepared.source["raters"]]
         others = [place for place, name in enumerate(names) if name != rater]
         return RatedCase(
             id=case,

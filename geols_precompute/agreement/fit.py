@@ -18,11 +18,11 @@ from typing import Any
 from geols_precompute.agreement.cases import RatedCase, from_volumes
 from geols_precompute.agreement.patients import halves
 from geols_precompute.agreement.scores import Histogram, Interval, as_it_stands, calibration, interval, over_patients
-from geols_precompute.agreement.study import border_of
+from geols_precompute.agreement.study import borders_of
 from geols_precompute.data.cases import Case
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
-from geols_precompute.maps.case import maps_of_case
+from geols_precompute.maps.case import MapStream
 from geols_precompute.recipe.parameters import PRESETS, Decay, MapParameters, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.executor import executor_for
@@ -153,6 +153,13 @@ class _Search:
         return [over_patients(self.known[i][kind], dict(self.patients)) for i in ids]
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file is a log of scores, or empty."""
+    return path.stat().st_size == 0 or any(
+        {"id", "candidate", "scores"} <= record.keys() for record in state.read(path)
+    )
+
+
 def fit_recipe(
     volumes: VolumeStore,
     *,
@@ -261,20 +268,23 @@ def histograms_of(
     case: RatedCase, candidates: Sequence[Candidate], recipe: ResolvedRecipe, band_mm: float
 ) -> list[dict[int, Histogram]]:
     """Return, per candidate, the histogram of every class that has a border in a case."""
-    borders = {index: border_of(case, index, band_mm) for index in range(1, len(recipe.classes))}
-    scored = {index: border for index, border in borders.items() if border is not None}
+    scored = borders_of(case, len(recipe.classes), band_mm)
     found: list[dict[int, Histogram]] = [{} for _ in candidates]
     # candidates that differ in α alone have the same maps
     for parameters in dict.fromkeys(candidate.maps for candidate in candidates) if scored else ():
-        maps = maps_of_case(
-            case.image,
-            case.label,
-            case.spacing,
-            parameters=parameters,
-            classes=recipe.classes,
-            modalities=recipe.preprocessing.modalities,
-            case=case.id,
-        ).class_maps()
+        maps = (
+            MapStream(
+                case.image,
+                case.label,
+                case.spacing,
+                parameters=parameters,
+                classes=recipe.classes,
+                modalities=recipe.preprocessing.modalities,
+                case=case.id,
+            )
+            .whole()
+            .class_maps()
+        )
         for candidate, histograms in zip(candidates, found, strict=True):
             if candidate.maps == parameters:
                 soft_CZYX = soft_label(case.label, maps, alpha=candidate.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +54,9 @@ def rivals(sigmas_mm: Sequence[float] = (1.0,)) -> Mapping[str, Rival]:
         "hard": lambda label, spacing, n: one_hot(label, n),
         "LS": lambda label, spacing, n: soft_label(label, method="ls", n_classes=n),
         "SVLS": lambda label, spacing, n: soft_label(label, method="svls", n_classes=n),
-        **{f"Gaussian {sigma:g} mm": _gaussian_of(sigma) for sigma in sigmas_mm},
+        **{f"Gaussian {sigma:g} mm": partial(gaussian, sigma_mm=sigma) for sigma in sigmas_mm},
         "signed distance": signed_distance,
     }
-
-
-def _gaussian_of(sigma_mm: float) -> Rival:
-    return lambda label, spacing, n: gaussian(label, spacing, n, sigma_mm=sigma_mm)
 
 
 def _shared(soft: Float32Array, hard: Float32Array) -> Float32Array:

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from geols_precompute.arrays import BoolArray, Float32Array
-
-Float64Array = NDArray[np.float64]
+from geols_precompute.arrays import BoolArray, Float32Array, Float64Array
 
 #: p is counted in steps of 1/LEVELS; soft labels of 8-bit maps at α = 0.1 have steps of 1/2550.
 LEVELS = 4096

@@ -11,7 +11,6 @@ from geols_precompute.agreement.cases import RatedCase, ReadRated
 from geols_precompute.agreement.patients import Half
 from geols_precompute.agreement.scores import (
     Border,
-    Float64Array,
     Histogram,
     Interval,
     as_it_stands,
@@ -22,7 +21,7 @@ from geols_precompute.agreement.scores import (
     over_patients,
     softening_aucs,
 )
-from geols_precompute.arrays import Float32Array
+from geols_precompute.arrays import Float32Array, Float64Array
 from geols_precompute.progress import OnCase
 
 #: Softens a case: [class,z,y,x] float32.
@@ -168,15 +167,20 @@ def border_of(case: RatedCase, index: int, band_mm: float) -> Border | None:
     return border if border.band.any() else None
 
 
+def borders_of(case: RatedCase, n_classes: int, band_mm: float) -> dict[int, Border]:
+    """Return the border of every foreground class that has one in a case, by class index."""
+    borders = {index: border_of(case, index, band_mm) for index in range(1, n_classes)}
+    return {index: border for index, border in borders.items() if border is not None}
+
+
 def _with_borders(
     cases: Sequence[str], read: ReadRated, n_classes: int, band_mm: float, found: Agreement, on_case: OnCase
 ) -> Iterator[tuple[RatedCase, dict[int, Border]]]:
     """Yield the cases that can be scored, with the border of every class that has one."""
     for case_id in cases:
         case = read(case_id)
-        borders = {index: border_of(case, index, band_mm) for index in range(1, n_classes)}
-        if scored := {index: border for index, border in borders.items() if border is not None}:
-            yield case, scored
+        if borders := borders_of(case, n_classes, band_mm):
+            yield case, borders
         else:
             found.skipped[case_id] = "no other rater" if not len(case.others) else "the label has no border"
         on_case(case_id, "")

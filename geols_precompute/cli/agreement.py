@@ -40,12 +40,15 @@ def agreement(
     other; those in other folders are other anatomies. The page shows images: share it only where they may go.
     """
     from geols_precompute.agreement.anatomies import compare_stores
+    from geols_precompute.agreement.patients import halves
     from geols_precompute.progress import show_progress
     from geols_precompute.report.agreement import write_agreement
     from geols_precompute.report.cases import files_of
 
     compared = compare_stores(stores, data=data, group=group, alpha=alpha, sigmas=sigmas, against=against)
-    with show_progress(sum(2 * len(anatomy.cases) for anatomy in compared), "agreement") as on_case:
+    # the cases of the test half are read twice
+    tested = [half for anatomy in compared for half in halves(anatomy.patients, seed).values() if half == "test"]
+    with show_progress(sum(len(anatomy.cases) for anatomy in compared) + len(tested), "agreement") as on_case:
         sources = [file for anatomy in compared for store in anatomy.stores.values() for file in files_of(store, data)]
         found = write_agreement(out, compared, seed=seed, against=against, band=band, sources=sources, on_case=on_case)
     for line in found.lines:

@@ -36,7 +36,7 @@ def fit(
     OUT.jsonl.
     """
     from geols_precompute.agreement.cases import chosen_rater
-    from geols_precompute.agreement.fit import fit_recipe, recipe_text
+    from geols_precompute.agreement.fit import fit_recipe, is_log, recipe_text
     from geols_precompute.agreement.patients import read_patients
     from geols_precompute.atomic import refuse_foreign, replace_file, writing_to
     from geols_precompute.store.reader import VolumeStore
@@ -44,12 +44,14 @@ def fit(
     opened = VolumeStore.open(volumes)
     chosen_rater(opened.preprocessing, volumes)
     refuse_foreign(out, lambda path: path.read_bytes()[:40].startswith(b"# Chosen by geols-store fit"))
+    log = out.with_name(f"{out.name}.jsonl")
+    refuse_foreign(log, is_log)
     found = fit_recipe(
         opened,
         patients=read_patients(group, opened.cases),
         seed=seed,
         band_mm=band,
-        log=out.with_name(f"{out.name}.jsonl"),
+        log=log,
         workers=workers,
         scheduler=scheduler,
         say=say,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
@@ -131,116 +131,111 @@ def compute_maps(
             f"image has {len(image_MZYX)} modalities, named {', '.join(names)}; the recipe asks for "
             f"{recipe.maps.modalities}"
         )
-    return maps_of_case(
+    return MapStream(
         image_MZYX, table.indices(label), spacing, parameters=recipe.maps, classes=table, modalities=names, case=case
-    )
+    ).whole()
 
 
-def maps_of_case(
-    image_MZYX: Float32Array,
-    label_ZYX: UInt8Array,
-    spacing: Sequence[float],
-    *,
-    parameters: MapParameters,
-    classes: ClassTable,
-    modalities: Sequence[str],
-    case: str,
-) -> Maps:
-    """Compute the maps of a prepared case; `label_ZYX` holds class indices, 255 where ignored. See `compute_maps`.
-
-    Raises:
-        InputError: an array has a shape, type or value that the distance transform cannot take.
-    """
-    stream = MapStream(
-        image_MZYX, label_ZYX, spacing, parameters=parameters, classes=classes, modalities=modalities, case=case
-    )
-    stored = np.empty(stream.shape, np.uint8)
-    for part, maps_KZYX in zip(channel_parts(len(stored)), stream, strict=True):
-        stored[part] = maps_KZYX
-    return Maps(stored=stored, **vars(stream.facts()))
-
-
+@dataclass(eq=False)
 class MapStream:
     """The maps of a prepared case, a few channels at a time: those of a whole class table may not fit into memory.
 
-    Iterate over it once for the maps, uint8 [some channels,z,y,x], which are those of `channel_parts`; then `facts`
-    says what is known of them. Arguments and errors are those of `maps_of_case`.
+    Iterate over it once for the maps, uint8 [some channels,z,y,x], which are those of `channel_parts`. `whole` returns
+    all together.
+
+    Args:
+        image: prepared intensities [modality,z,y,x].
+        label: class indices [z,y,x], 255 where ignored.
+        spacing: (z,y,x) in mm.
+        parameters: of the maps.
+        classes: the class table.
+        modalities: names along the image's first axis.
+        case: name from which random seeds are drawn.
 
     Attributes:
-        shape: of all maps together.
+        facts: what is known of the maps beside them, once all have been taken.
+
+    Raises:
+        InputError: while it is iterated, an array has a shape, type or value that the distance transform cannot take.
     """
 
-    def __init__(
-        self,
-        image_MZYX: Float32Array,
-        label_ZYX: UInt8Array,
-        spacing: Sequence[float],
-        *,
-        parameters: MapParameters,
-        classes: ClassTable,
-        modalities: Sequence[str],
-        case: str,
-    ) -> None:
-        self._image, self._label, self._spacing = image_MZYX, label_ZYX, spacing
-        self._parameters, self._classes, self._modalities, self._case = parameters, classes, modalities, case
-        self._channels = stored_channels(len(classes), background_is_stored=parameters.background_is_stored)
-        self._seeds: dict[int, SeedCount] = {}
-        self._statistics: dict[int, DistanceStatistics] = {}
-        self.shape = (len(self._channels), *label_ZYX.shape)
+    image: Float32Array
+    label: UInt8Array
+    spacing: Sequence[float]
+    _: KW_ONLY
+    parameters: MapParameters
+    classes: ClassTable
+    modalities: Sequence[str]
+    case: str
+    facts: MapFacts = field(init=False)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The class index of each channel."""
+        return stored_channels(len(self.classes), background_is_stored=self.parameters.background_is_stored)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all maps together, [channel,z,y,x]."""
+        return (len(self.channels), *self.label.shape)
+
+    def whole(self) -> Maps:
+        """Return all maps, and what is known of them."""
+        stored = np.empty(self.shape, np.uint8)
+        for part, maps_KZYX in zip(channel_parts(len(stored)), self, strict=True):
+            stored[part] = maps_KZYX
+        return Maps(stored=stored, **vars(self.facts))
 
     def __iter__(self) -> Iterator[UInt8Array]:
         """Compute the maps."""
-        image_MZYX = _chosen(self._image, self._modalities, self._parameters)
-        if self._parameters.contrast == "border":
-            image_MZYX = in_border_contrast(image_MZYX, self._label)
-        boxes = class_boxes(self._label)
-        for part in channel_parts(len(self._channels)):
-            channels = self._channels[part]
-            stored = np.zeros((len(channels), *self._label.shape), np.uint8)
+        image_MZYX = _chosen(self.image, self.modalities, self.parameters)
+        if self.parameters.contrast == "border":
+            image_MZYX = in_border_contrast(image_MZYX, self.label)
+        boxes = class_boxes(self.label)
+        seeds: dict[int, SeedCount] = {}
+        statistics: dict[int, DistanceStatistics] = {}
+        for part in channel_parts(len(self.channels)):
+            channels = self.channels[part]
+            stored = np.zeros((len(channels), *self.label.shape), np.uint8)
             masks = np.zeros(stored.shape, bool)
             present: list[int] = []
             for index in channels:
-                if index in boxes and self._enter_seeds(index, boxes[index], masks[len(present)]):
+                if index in boxes and (count := self._enter_seeds(index, boxes[index], masks[len(present)])):
                     present.append(index)
+                    seeds[index] = count
             if present:
                 masks_KZYX = masks[: len(present)]
                 # the thread's own memory for the floats of every part and case: new pages cost as much as a kernel
                 room = scratch(2 * masks_KZYX.size, "maps").reshape(2, *masks_KZYX.shape)
-                maps = float_maps(image_MZYX, masks_KZYX, self._spacing, self._parameters, room=room)
-                for index, sum_ZYX, statistics in zip(present, maps.sums, maps.statistics, strict=True):
+                maps = float_maps(image_MZYX, masks_KZYX, self.spacing, self.parameters, room=room)
+                for index, sum_ZYX, of_class in zip(present, maps.sums, maps.statistics, strict=True):
                     quantise(sum_ZYX, maps.count, stored[channels.index(index)])
-                    self._statistics[index] = statistics
+                    statistics[index] = of_class
             yield stored
-
-    def facts(self) -> MapFacts:
-        """Return what is known of the maps, once they have been taken."""
-        present = tuple(self._seeds)
-        if not self._parameters.background_is_stored and (self._label == 0).any():
-            present = (0, *present)
-        return MapFacts(
-            channels=self._channels,
-            present=present,
-            classes=self._classes,
-            seeds=self._seeds,
-            statistics=self._statistics,
-            notes=_notes(self._image, self._modalities, self._parameters),
+        has_background = not self.parameters.background_is_stored and 0 in boxes
+        self.facts = MapFacts(
+            channels=self.channels,
+            present=(0, *seeds) if has_background else tuple(seeds),
+            classes=self.classes,
+            seeds=seeds,
+            statistics=statistics,
+            notes=_notes(self.image, self.modalities, self.parameters),
         )
 
-    def _enter_seeds(self, index: int, box: Box, mask_ZYX: BoolArray) -> bool:
-        """Enter the seeds of a class, which lies in a box, into an empty mask, and count them; whether it has any."""
-        label_ZYX = self._label[box]
+    def _enter_seeds(self, index: int, box: Box, mask_ZYX: BoolArray) -> SeedCount | None:
+        """Enter the seeds of a class, which lies in a box, into an empty mask; None if it has none."""
+        label_ZYX = self.label[box]
         seeds, fallbacks = class_seeds(
             label_ZYX == index,
-            self._parameters.seeds,
-            self._spacing,
-            fallback=self._parameters.seed_fallback,
+            self.parameters.seeds,
+            self.spacing,
+            fallback=self.parameters.seed_fallback,
             ignore_ZYX=label_ZYX == IGNORE_INDEX,
-            random_key=f"{self._parameters.random_seed}/{self._case}/{self._classes.values[index]}",
+            random_key=f"{self.parameters.random_seed}/{self.case}/{self.classes.values[index]}",
         )
-        if count := int(np.count_nonzero(seeds)):
-            mask_ZYX[box] = seeds
-            self._seeds[index] = SeedCount(count=count, fallbacks=fallbacks)
-        return count > 0
+        mask_ZYX[box] = seeds
+        count = int(np.count_nonzero(seeds))
+        return SeedCount(count=count, fallbacks=fallbacks) if count else None
 
 
 def float_maps(

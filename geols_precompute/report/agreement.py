@@ -20,9 +20,9 @@ from scipy import ndimage
 from geols_precompute.agreement.anatomies import Anatomy
 from geols_precompute.agreement.cases import RatedCase
 from geols_precompute.agreement.patients import halves
-from geols_precompute.agreement.scores import Float64Array, Interval, levels_of
+from geols_precompute.agreement.scores import Interval, levels_of
 from geols_precompute.agreement.study import SCORES, Agreement, Row, measure
-from geols_precompute.arrays import BoolArray, UInt8Array
+from geols_precompute.arrays import BoolArray, Float64Array, UInt8Array
 from geols_precompute.atomic import readers_of, refuse_foreign, replace_file, writing_to
 from geols_precompute.progress import OnCase
 from geols_precompute.store.writer import refuse_store

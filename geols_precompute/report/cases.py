@@ -9,12 +9,12 @@ from pathlib import Path
 from geols_precompute.arrays import Float32Array, UInt8Array
 from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
-from geols_precompute.data.prepare import prepare_source, read_source
-from geols_precompute.errors import InputError, StoreError
+from geols_precompute.errors import StoreError
+from geols_precompute.share.compare import cases_of_data
 from geols_precompute.share.export import file_of
 from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
-from geols_precompute.store.verify import compare_source, require_same_data
+from geols_precompute.store.verify import require_same_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +102,10 @@ def read_case(labels: LabelStore, read_volume_of: ReadVolume, case: str) -> Repo
 
 
 def _from_data(labels: LabelStore, data: Path) -> ReadVolume:
-    preprocessing = labels.preprocessing
-    dataset = discover(data, modalities=preprocessing.modalities)
-    cases = {case.id: case for case in dataset.cases}
+    prepared_case = cases_of_data(labels, data, labels.preprocessing)
 
     def read(case: str) -> tuple[Float32Array, UInt8Array]:
-        if case not in cases:
-            raise InputError(f"{data}: has no case {case!r}")
-        volume, source = read_source(cases[case], preprocessing)
-        # before it is prepared: other data may have other classes too
-        if (status := compare_source(labels.metadata(case).geols["source"], source)) != "same":
-            raise StoreError(f"{labels.path}/{case}: its maps were made from other data than that in {data} ({status})")
-        prepared = prepare_source(cases[case], volume, source, preprocessing, labels.classes)
+        prepared = prepared_case(case)
         return prepared.image, prepared.label
 
     return read

@@ -211,12 +211,12 @@ def _store_case(
             case.id,
             {"maps": _Timed(maps, clock, "maps")},
             prepared.geometry,
-            lambda: _label_document(maps.facts(), source),
+            lambda: _label_document(maps.facts, source),
             check=check_labels,
             readers=readers,
         )
     clock.lap("commit maps")
-    return "computed", (*prepared.notes, *notes, *maps.facts().notes)
+    return "computed", (*prepared.notes, *notes, *maps.facts.notes)
 
 
 def _require_storable(case: Case, prepared: PreparedCase, *, channels: int) -> None:

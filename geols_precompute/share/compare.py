@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.data.cases import Case
 from geols_precompute.data.layouts import discover
-from geols_precompute.data.prepare import read_source
+from geols_precompute.data.prepare import PreparedCase, prepare_source, read_source
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.progress import OnCase
+from geols_precompute.recipe.parameters import Preprocessing
 from geols_precompute.store.reader import Store
 from geols_precompute.store.verify import CasesBySource, Status, compare_source
 
@@ -34,6 +35,35 @@ class Comparison:
     def counts(self) -> Counter[Status]:
         """How many cases have each status."""
         return Counter(self.statuses.values())
+
+
+def cases_of_data(store: Store, data: Path, preprocessing: Preprocessing) -> Callable[[str], PreparedCase]:
+    """Return what prepares a case of a data folder, from which the case of a store was made.
+
+    Args:
+        store: that has the cases.
+        data: the folder.
+        preprocessing: that of the store; it may keep raters of which the store says nothing.
+
+    Raises:
+        InputError: the folder has no known layout, or not the modalities of the store. When it is called: the folder
+            lacks the case, or it cannot be read.
+        StoreError: when it is called: the case of the store was made from other data.
+    """
+    cases = {case.id: case for case in discover(data, modalities=preprocessing.modalities).cases}
+
+    def read(name: str) -> PreparedCase:
+        if name not in cases:
+            raise InputError(f"{data}: has no case {name!r}")
+        volume, source = read_source(cases[name], preprocessing)
+        stored = store.metadata(name).geols["source"]
+        compared = {key: value for key, value in source.items() if key != "raters" or key in stored}
+        # before it is prepared: other data may have other classes too
+        if (status := compare_source(stored, compared)) != "same":
+            raise StoreError(f"{store.path}/{name}: its maps were made from other data than that in {data} ({status})")
+        return prepare_source(cases[name], volume, source, preprocessing, store.classes)
+
+    return read
 
 
 def compare_with_data(store: Store, data: Path, on_case: OnCase) -> Comparison:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from geols_precompute.arrays import Window
 from geols_precompute.data.prepare import to_int16
-from geols_precompute.maps.case import maps_of_case
+from geols_precompute.maps.case import MapStream
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.store.layout import IMAGE, LABEL, MAPS, ArrayKind, Packing, arrays_of
@@ -64,7 +64,7 @@ def main() -> None:
 def arrays_of_case(case: Case) -> list[tuple[ArrayKind, NDArray[Any]]]:
     """Return the arrays that the stores keep of a case: maps of the default recipe, image, label."""
     classes = ClassTable.from_names({value: f"c{value}" for value in range(1, case.classes + 1)})
-    maps = maps_of_case(
+    maps = MapStream(
         case.images,
         case.labels,
         case.spacing,
@@ -72,7 +72,7 @@ def arrays_of_case(case: Case) -> list[tuple[ArrayKind, NDArray[Any]]]:
         classes=classes,
         modalities=[f"m{number}" for number in range(len(case.images))],
         case="case",
-    )
+    ).whole()
     return [(MAPS, maps.stored), (IMAGE, to_int16(case.images)[0]), (LABEL, case.labels)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,19 @@ def read_described(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None
     path = root / "dataset.json"
     if not path.is_file():
         return None
-    try:
+    with valid_description(path):
         return _described(root, read_json(path), wanted)
+
+
+@contextmanager
+def valid_description(path: Path) -> Iterator[None]:
+    """Say of what goes wrong while a dataset.json is understood that it is not valid.
+
+    Raises:
+        InputError: whatever it was, in one line.
+    """
+    try:
+        yield
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -51,16 +63,25 @@ def channels_of(description: Mapping[str, Any]) -> Channels:
     return Channels.of([str(channels[key]) for key in sorted(channels, key=int)])
 
 
+def require_order(numbers: Sequence[int], channels: Channels, where: Path) -> None:
+    """Refuse a choice of modalities from images that hold all of them.
+
+    Raises:
+        InputError: naming them.
+    """
+    if numbers != list(range(len(channels.names))):
+        raise InputError(
+            f"{where}: each image holds {', '.join(channels.names)}; a recipe must name them in this order"
+        )
+
+
 def _described(root: Path, description: Mapping[str, Any], wanted: tuple[str, ...] | None) -> Dataset:
     path = root / "dataset.json"
     channels, labels = channels_of(description), Labels.of(description["labels"], path)
     numbers, renaming = find_channels(channels, wanted or channels.names, path)
     training = description.get("training")
     if isinstance(training, list) and any(_is_msd(root, entry) for entry in training):
-        if numbers != list(range(len(channels.names))):
-            raise InputError(
-                f"{path}: each image holds {', '.join(channels.names)}; a recipe must name them in this order"
-            )
+        require_order(numbers, channels, path)
         layout, found = "MSD", _msd_cases(root, training)
     else:
         layout, found = "nnU-Net", _nnunet_cases(root, description, numbers)

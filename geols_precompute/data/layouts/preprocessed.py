@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset
 from geols_precompute.data.layouts.modalities import find_channels
-from geols_precompute.data.layouts.nnunet import channels_of, read_json
+from geols_precompute.data.layouts.nnunet import channels_of, read_json, require_order, valid_description
 from geols_precompute.data.layouts.regions import Labels
 from geols_precompute.data.preprocessed import dataset_of
 from geols_precompute.errors import InputError, MissingExtraError
@@ -23,14 +23,11 @@ def read_preprocessed_folder(root: Path, wanted: tuple[str, ...] | None) -> Data
     described = root.parent / "dataset.json"
     if not described.is_file() or (plans := _plans_of(root)) is None:
         return None
-    try:
+    with valid_description(described):
         description = read_json(described)
         channels, labels = channels_of(description), Labels.of(description["labels"], described)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{described}: not a valid data set description: {type(error).__name__}: {error}") from error
     numbers, renaming = find_channels(channels, wanted or channels.names, described)
-    if numbers != list(range(len(channels.names))):
-        raise InputError(f"{root}: each case holds {', '.join(channels.names)}; a recipe must name them in this order")
+    require_order(numbers, channels, root)
     found = CaseList()
     for case in dataset_of(root).identifiers:
         arrays = [root / f"{case}.b2nd", root / f"{case}_seg.b2nd"]

@@ -113,6 +113,10 @@ def test_the_command_writes_a_recipe_with_its_scores(tmp_path, monkeypatch):
     rated_stores(root, "--recipe", str(tmp_path / "fitted.toml"), name="fitted")
     (tmp_path / "fitted.toml").write_text("[maps]\n")
     assert "was not written by geols" in error_line(store("fit", out / "volumes.zarr", *flags))
+    (tmp_path / "fitted.toml").unlink()
+    (tmp_path / "fitted.toml.jsonl").write_text('{"mine": 1}\n')
+    assert "fitted.toml.jsonl: is there, and was not" in error_line(store("fit", out / "volumes.zarr", *flags))
+    assert (tmp_path / "fitted.toml.jsonl").read_text() == '{"mine": 1}\n'
 
 
 def test_stores_without_other_raters_cannot_be_fitted(nnunet, tmp_path):

@@ -6,7 +6,7 @@ from datasets import ball_case
 
 from geols_precompute import compute_maps
 from geols_precompute.errors import InputError, RecipeError
-from geols_precompute.maps.case import maps_of_case
+from geols_precompute.maps.case import MapStream
 from geols_precompute.maps.decay import make_maps
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import SEED_STRATEGIES, MapParameters, Recipe
@@ -17,7 +17,7 @@ SPACING = (2.0, 1.0, 1.0)
 
 
 def compute(image, label, case="case", **parameters):
-    return maps_of_case(
+    return MapStream(
         image,
         label,
         SPACING,
@@ -25,7 +25,7 @@ def compute(image, label, case="case", **parameters):
         classes=CLASSES,
         modalities=[f"m{m}" for m in range(len(image))],
         case=case,
-    )
+    ).whole()
 
 
 @pytest.mark.parametrize("seeds", [s.replace("K", "3").replace("W", "2") for s in SEED_STRATEGIES])
@@ -132,7 +132,7 @@ def test_compute_maps_takes_file_values_and_gives_the_maps_of_a_case(parameters)
     maps = compute_maps(image, values, SPACING, classes=classes, recipe=recipe, case="one")
     assert_same_maps(
         maps,
-        maps_of_case(
+        MapStream(
             image,
             indices,
             SPACING,
@@ -140,7 +140,7 @@ def test_compute_maps_takes_file_values_and_gives_the_maps_of_a_case(parameters)
             classes=classes,
             modalities=("modality 0", "modality 1"),
             case="one",
-        ),
+        ).whole(),
     )
 
 

@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from geols_precompute.maps.case import maps_of_case
+from geols_precompute.maps.case import MapStream
 from geols_precompute.recipe import parameters as module
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import MapParameters
@@ -23,7 +23,7 @@ def slabs(shape, classes):
 
 
 def maps_of(image, label, classes, **parameters):
-    return maps_of_case(
+    return MapStream(
         image,
         label,
         (2.0, 1.0, 1.5),
@@ -31,7 +31,7 @@ def maps_of(image, label, classes, **parameters):
         classes=ClassTable.from_names({i: f"c{i}" for i in range(1, classes + 1)}),
         modalities=["a", "b"],
         case="x",
-    )
+    ).whole()
 
 
 @pytest.mark.parametrize("modalities", ["average", "joint", "a"])

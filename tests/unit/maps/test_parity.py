@@ -7,7 +7,7 @@ import pytest
 from datasets import ball_case
 
 from geols_precompute.data.volumes import read_volume
-from geols_precompute.maps.case import float_maps, maps_of_case
+from geols_precompute.maps.case import MapStream, float_maps
 from geols_precompute.maps.seeds import class_seeds
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import MapParameters
@@ -29,7 +29,7 @@ def assert_parity(image, label, spacing, n_classes, engine):
     masks = np.array([class_seeds(label == i, "skeleton", spacing, fallback=False)[0] for i in present])
     maps = float_maps(image, masks, spacing, parameters)
     np.testing.assert_allclose(maps.sums / np.float32(maps.count), expected[[i - 1 for i in present]], atol=1e-5)
-    case = maps_of_case(
+    case = MapStream(
         image,
         label,
         spacing,
@@ -37,7 +37,7 @@ def assert_parity(image, label, spacing, n_classes, engine):
         classes=numbered(n_classes),
         modalities=[str(m) for m in range(len(image))],
         case="a",
-    )
+    ).whole()
     assert [i for i in case.present if i] == present
     assert np.abs(case.stored / 255 - expected.astype(np.float64)).max() <= 0.5 / 255 + 1e-5
     assert case.stored.any()
