@@ -23,16 +23,13 @@ from isal.isal_zlib import error as IsalError  # noqa: N812 - there are three er
 from numpy.typing import NDArray
 
 from geols_precompute.data.formats.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
-from geols_precompute.data.formats.inflate import PIECE, inflated_bytes, read_bytes
+from geols_precompute.data.formats.inflate import AGAIN, MAX_BYTES, PIECE, inflated_bytes, read_bytes, require_possible
 from geols_precompute.data.formats.tiff import check_tiff
 from geols_precompute.errors import InputError
 
 GZIP = b"\x1f\x8b"
-#: Of one file, uncompressed; the stores take no larger array.
-MAX_BYTES = 2**34
 #: How well a compression packs at best; a file that declares more cannot hold it.
 MAX_RATIO = {"": 1, "deflate": 1032}
-_AGAIN = "copy it again from its source"
 _CONVERT = "convert the volume to .nii.gz"
 #: Bits of a NIfTI voxel by the header's code of its type.
 _NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32}
@@ -83,14 +80,14 @@ def check_payload(path: Path) -> NDArray[Any] | None:
         raise
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{path}: its gzip data are damaged ({error}); {_AGAIN}") from error
+            raise InputError(f"{path}: its gzip data are damaged ({error}); {AGAIN}") from error
         raise InputError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
     except EOFError as error:
-        raise InputError(f"{path}: the compressed data end early; {_AGAIN}") from error
+        raise InputError(f"{path}: the compressed data end early; {AGAIN}") from error
     except (zlib.error, IsalError) as error:  # type: ignore[misc]  # its stub calls the class an object
-        raise InputError(f"{path}: its compressed data are damaged ({error}); {_AGAIN}") from error
+        raise InputError(f"{path}: its compressed data are damaged ({error}); {AGAIN}") from error
     except (ValueError, LookupError, struct.error) as error:
-        raise InputError(f"{path}: its header cannot be understood ({error}); {_AGAIN}") from error
+        raise InputError(f"{path}: its header cannot be understood ({error}); {AGAIN}") from error
 
 
 def is_gzip(path: Path) -> bool:
@@ -154,18 +151,6 @@ def refuse_unchecked(path: Path) -> None:
         )
 
 
-def require_possible(path: Path, declared: int, found: int, ratio: int) -> None:
-    """Refuse a file that declares more bytes than are read, or than `found` bytes can hold, packed by `ratio` at best.
-
-    Raises:
-        InputError: naming both numbers.
-    """
-    if declared > MAX_BYTES:
-        raise InputError(f"{path}: declares {declared} bytes of voxels; at most {MAX_BYTES} are read")
-    if declared > found * ratio:
-        raise InputError(f"{path}: {found} bytes where the header needs {declared}; {_AGAIN}")
-
-
 # --- formats that are a header and voxels, as they are or in gzip ----------------------------------------------------
 
 
@@ -176,7 +161,7 @@ def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declar
     try:
         declared = parse(head, data != header)
     except InputError as error:
-        raise InputError(f"{header}: {error}; {_AGAIN}, or mend the header") from error
+        raise InputError(f"{header}: {error}; {AGAIN}, or mend the header") from error
     if declared is None:
         return None
     needed = declared.start + declared.size
@@ -184,7 +169,7 @@ def _check_plain(header: Path, data: Path, parse: Callable[[bytes, bool], Declar
     require_possible(data, needed, data.stat().st_size, MAX_RATIO["deflate" if packed else ""])
     content = _decompressed(data, needed) if packed else np.memmap(data, np.uint8, "r").data
     if len(content) < needed:
-        raise InputError(f"{data}: {len(content)} bytes where the header needs {needed}; {_AGAIN}")
+        raise InputError(f"{data}: {len(content)} bytes where the header needs {needed}; {AGAIN}")
     if declared.numbers:
         _require_numbers(data, content[declared.start :], declared.numbers)
     if declared.dtype is None:
@@ -326,7 +311,7 @@ def _check_files(
     ratio = MAX_RATIO["deflate" if encoding else ""]
     require_possible(path, declared, sum(file.stat().st_size - start for file in files), ratio)
     if encoding and (held := sum(_compressed_bytes(file, start, encoding, lines) for file in files)) < declared:
-        raise InputError(f"{path}: its compressed data hold {held} bytes where the header needs {declared}; {_AGAIN}")
+        raise InputError(f"{path}: its compressed data hold {held} bytes where the header needs {declared}; {AGAIN}")
 
 
 def _require_numbers(path: Path, text: bytes | memoryview, needed: int) -> None:
@@ -340,10 +325,10 @@ def _require_numbers(path: Path, text: bytes | memoryview, needed: int) -> None:
         try:
             float(word[0])
         except ValueError:
-            raise InputError(f"{path}: {bytes(word[0])[:20]!r} is no number; {_AGAIN}") from None
+            raise InputError(f"{path}: {bytes(word[0])[:20]!r} is no number; {AGAIN}") from None
         found += 1
     if found < needed:
-        raise InputError(f"{path}: {found} numbers where the header needs {needed}; {_AGAIN}")
+        raise InputError(f"{path}: {found} numbers where the header needs {needed}; {AGAIN}")
 
 
 def _least_text(numbers: int) -> int:
