@@ -25,7 +25,7 @@ from geols_train.nnunet import GeoLSTrainerMixin
 
 class nnUNetTrainerGeoLS_demo(GeoLSTrainerMixin, nnUNetTrainer):
     def on_train_start(self):
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 3, 20, 5
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 10, 2
         super().on_train_start()
 """
 

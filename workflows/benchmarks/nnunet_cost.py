@@ -3,13 +3,14 @@
     nnUNet_n_proc_DA=0 python workflows/benchmarks/nnunet_cost.py DATASET CONFIGURATION PLANS [--iterations 20]
 
 First nnU-Net's trainer and nnUNetTrainerGeoLS_a0 train from one seed; how far their losses differ is printed.
-Then the CPU time of what GeoLS adds, the least of several: loading a batch and the loss of a batch, with its gradient,
-of either; and of a whole training step of nnU-Net. Augmentation runs in this process.
+Then the CPU time of what GeoLS adds to, the least of several: loading a batch, and its loss with the gradient;
+and that of whole iterations of either in turn. Augmentation runs in this process.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -49,11 +50,14 @@ def main() -> None:
         least(lambda: geols.loss.stock(logits, labels).backward(), REPEATS),
         least(lambda: geols.loss(logits, batch["target"]).backward(), REPEATS),
     ]
-    step = least(lambda: nnunet.train_step(next(nnunet.dataloader_train)), 2)
-    added = loading[1] - loading[0] + loss[1] - loss[0]
     print(f"loading a batch: nnU-Net {loading[0]:.3f} s, GeoLS {loading[1]:.3f} s")
     print(f"loss and gradient: nnU-Net {loss[0]:.3f} s, GeoLS {loss[1]:.3f} s")
-    print(f"an iteration of nnU-Net: {step:.2f} s; with GeoLS {(step + added) / step:.4f} times that")
+    # one iteration of each in turn, so that a busy machine slows both
+    pairs = [[seconds(iteration, trainer) for trainer in (nnunet, geols)] for _ in range(given.iterations)]
+    ratio = statistics.median(ours / stock for stock, ours in pairs)
+    medians = [statistics.median(of_one) for of_one in zip(*pairs, strict=True)]
+    print(f"{given.iterations} iterations of each in turn: nnU-Net {medians[0]:.2f} s, GeoLS {medians[1]:.2f} s")
+    print(f"median of the ratios {ratio:.3f}")
 
 
 def started(given: argparse.Namespace, alpha: str | None) -> Any:
@@ -79,15 +83,22 @@ def losses(given: argparse.Namespace, alpha: str | None) -> list[float]:
     return [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(given.iterations)]
 
 
+def iteration(trainer: Any) -> None:
+    """Load a batch and train on it."""
+    trainer.train_step(next(trainer.dataloader_train))
+
+
 def least(action: Callable[[], Any], repeats: int) -> float:
-    """Return the least CPU time of an action, in seconds; every call draws alike."""
-    times = []
-    for _ in range(repeats):
-        seed_all(2)
-        start = time.process_time()
-        action()
-        times.append(time.process_time() - start)
-    return min(times)
+    """Return the smallest CPU time of several runs, in seconds, each with the same random numbers."""
+    return min(seconds(action) for _ in range(repeats))
+
+
+def seconds(action: Callable[..., Any], *arguments: Any) -> float:
+    """Return the CPU time of a run."""
+    seed_all(2)
+    start = time.process_time()
+    action(*arguments)
+    return time.process_time() - start
 
 
 if __name__ == "__main__":
