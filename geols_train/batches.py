@@ -35,7 +35,8 @@ class Batch:
         cases: ids.
         image: z-scores [b,m,z,y,x] float32.
         label: class indices [b,z,y,x] uint8, 255 where a voxel does not count: ignored, or padding.
-        maps: as stored, [b,k,z,y,x] uint8; None if the method needs none.
+        maps: as stored, [b,k,z,y,x] uint8, or the soft label [b,c,z,y,x] float32 of a method that is made on load;
+            None if the method needs neither.
         present: [b,c] bool, whether a case's whole volume has the class.
     """
 

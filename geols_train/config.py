@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from geols_precompute.errors import RecipeError
-from geols_precompute.softlabel import MethodName, Normalize
+from geols_precompute.softlabel import WIDTHS, MethodName, Normalize
 
 Augment = Literal["paper", "flips", "none"]
 Cache = Literal["none", "ram", "device"]
@@ -27,6 +27,13 @@ MOST = 2**16
 LARGEST_TEXT = 16 * 2**20
 #: Six levels: 16,508,340 parameters for 4 input modalities and 4 classes.
 PAPER_FEATURES = (16, 32, 64, 128, 256, 512)
+
+#: Settings that only these methods read, and what they are if none is given.
+OWN_SETTINGS: dict[str, Mapping[MethodName, float]] = {
+    "width": WIDTHS,
+    "penalty": {"nacl": 0.1, "mbls": 0.1},
+    "margin": {"mbls": 10.0},
+}
 
 # --- kinds of values --------------------------------------------------------------------------------------------------
 
@@ -69,6 +76,10 @@ _SHARE = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v <= 1, expecte
 _OVERLAP = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v < 1, expected="from 0 to below 1")
 _POSITIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v > 0, expected="a positive number")
 _NOT_NEGATIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v >= 0, expected="a number of at least 0")
+_POSITIVE_OR_NONE = Kind(flag=float, valid=lambda v: v is None or _POSITIVE.valid(v), expected="a positive number")
+_NOT_NEGATIVE_OR_NONE = Kind(
+    flag=float, valid=lambda v: v is None or _NOT_NEGATIVE.valid(v), expected="a number of at least 0"
+)
 _COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a count of at least 1")
 _SEED = Kind(flag=int, valid=lambda v: _is_whole(v) and v < 2**63, expected="a whole number from 0 to below 2^63")
 _PROCESSES = Kind(flag=int, valid=lambda v: v is None or _is_whole(v), expected="a count of processes")
@@ -154,7 +165,20 @@ class TrainConfig:
     )
 
     method: MethodName = option("geols", _choice(MethodName), _METHOD, "Target and loss.")
-    alpha: float = option(0.1, _SHARE, _METHOD, "Share of the smooth term, 0 to 1 (geols, ls).")
+    alpha: float = option(0.1, _SHARE, _METHOD, "Share of the smooth term, 0 to 1 (geols, ls, dilate, bls).")
+    width: float | None = option(
+        None,
+        _POSITIVE_OR_NONE,
+        _METHOD,
+        "Of the smooth part: mm (gauss, sdf, dilate, bls), or classes (nuls).",
+        shown="1 mm, 0.5 classes",
+    )
+    penalty: float | None = option(
+        None, _NOT_NEGATIVE_OR_NONE, _METHOD, "Weight of the penalty on logits (nacl, mbls).", shown="0.1"
+    )
+    margin: float | None = option(
+        None, _NOT_NEGATIVE_OR_NONE, _METHOD, "How far logits may lie apart, without a penalty (mbls).", shown="10"
+    )
     normalize: Normalize = option("sum", _choice(Normalize), _METHOD, "Of the maps over the classes.")
     focal_gamma: float = option(3.0, _NOT_NEGATIVE, _METHOD, "γ of fl, no unit; 3 is its authors', 2 the original.")
     dice_weight: float = option(0.0, _NOT_NEGATIVE, _METHOD, "Weight of a Dice term for soft targets.")
@@ -213,6 +237,14 @@ class TrainConfig:
         for name, said in options().items():
             if not said.kind.valid(value := getattr(self, name)):
                 raise RecipeError(f"--{name.replace('_', '-')} must be {said.kind.expected}, got {value!r}")
+        for name, of_method in OWN_SETTINGS.items():
+            if getattr(self, name) is None:  # the value itself is kept with a run: a default may change
+                object.__setattr__(self, name, of_method.get(self.method))
+            elif self.method not in of_method:
+                raise RecipeError(
+                    f"--{name} is read by --method {', '.join(of_method)} only; the method is {self.method}: leave it "
+                    "out, or choose one of those"
+                )
         for name in ("crop", "window"):
             if size := getattr(self, name):
                 require_size(size, self.features, f"--{name}")

@@ -15,6 +15,7 @@ from geols_precompute.arrays import BoolArray, Float32Array, Int16Array, Int64Ar
 from geols_precompute.recipe.classes import IGNORE_INDEX
 from geols_precompute.store.reader import LabelStore
 from geols_train.config import Size
+from geols_train.softening import Softening
 from geols_train.stores import Stores
 
 # --- boxes ------------------------------------------------------------------------------------------------------------
@@ -168,7 +169,8 @@ class StoredWindow:
         case: id.
         image: stored intensities [modality,z,y,x] int16, 0 in the padding.
         label: class indices [z,y,x] uint8, 255 where ignored and in the padding.
-        maps: [channel,z,y,x] uint8, 0 in the padding; None if the method needs none.
+        maps: [channel,z,y,x] uint8, 0 in the padding; of a method that is made on load, its soft label [class,z,y,x]
+            float32; None if the method needs neither.
         present: [class] bool, whether the whole volume has the class.
         inside: [axis,(start,stop)] of z, y and x: where in the window the volume lies.
         zscore: that makes z-scores of the image.
@@ -207,12 +209,14 @@ class CaseReader:
     Attributes:
         stores: the two stores.
         maps_needed: also read the maps.
+        softening: makes the soft label in place of maps, for a method that is made on load.
         zscores: of every case that is asked for.
         cache: whole arrays of the cases that are kept in memory, or whole tensors of those kept on a device.
     """
 
     stores: Stores
     maps_needed: bool
+    softening: Softening | None = None
     zscores: Mapping[str, ZScore] = field(default_factory=dict, repr=False)
     cache: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
@@ -272,8 +276,10 @@ class CaseReader:
         Raises:
             StoreError: the case is missing or damaged.
         """
-        stored, _, _ = self._arrays(case, None)
+        stored, _, _ = replace(self, softening=None)._arrays(case, None)
         assert stored is not None
+        if self.softening is not None:
+            self.softening.examine(self.stores.volumes, case)
         self._present(case)
         scale, offset = self.stores.volumes.scale_offset(case)
         skull_stripped = self.stores.hints.skull_stripped
@@ -286,7 +292,11 @@ class CaseReader:
 
     def _arrays(self, case: str, window: Window | None) -> tuple[np.ndarray | None, ...]:
         volumes, labels = self.stores.volumes, self.stores.labels
-        maps = labels.maps(case, window) if self.maps_needed and labels is not None else None
+        maps: np.ndarray | None = None
+        if self.softening is not None:
+            maps = self.softening.soft_label(volumes, case, window)
+        elif self.maps_needed and labels is not None:
+            maps = labels.maps(case, window)
         return volumes.image(case, window), volumes.label(case, window), maps
 
     def _present(self, case: str) -> BoolArray:

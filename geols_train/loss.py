@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from geols_precompute.errors import InputError
 from geols_precompute.recipe.classes import IGNORE_INDEX
-from geols_precompute.softlabel import Normalize
+from geols_precompute.softlabel import MethodName, Normalize
 from geols_precompute.store.reader import LabelStore
 from geols_train.batches import Batch
 from geols_train.config import TrainConfig
 from geols_train.device import World
-from geols_train.targets import METHODS, Mix
+from geols_train.targets import METHODS, Mix, one_hot
 
 #: Voxels per slab and device type: what fits a CPU's cache, and what keeps a GPU busy.
 SLAB = {"cpu": 2**16}
@@ -110,34 +110,50 @@ class Objective:
         focal_gamma: γ of the focal loss, if the method has that.
         dice_weight: of a Dice term; 0 leaves it out.
         world: the processes that share the batch.
+        penalty: weight of the method's penalty, if it has one.
+        margin: of mbls.
     """
 
     mix: Mix
     focal_gamma: float
     dice_weight: float
     world: World
+    penalty: float = 0.0
+    margin: float = 0.0
 
     @classmethod
     def of(cls, config: TrainConfig, channels: tuple[int, ...], world: World) -> Self:
         """Return what a configuration asks for, over maps with these channels."""
         mix = Mix(method=config.method, channels=channels, alpha=config.alpha, normalize=config.normalize)
-        return cls(mix=mix, focal_gamma=config.focal_gamma, dice_weight=config.dice_weight, world=world)
+        return cls(
+            mix=mix,
+            focal_gamma=config.focal_gamma,
+            dice_weight=config.dice_weight,
+            world=world,
+            penalty=config.penalty or 0.0,
+            margin=config.margin or 0.0,
+        )
 
     def __call__(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the loss of this process's part of the batch, whose mean over processes is the batch's."""
         method, label = METHODS[self.mix.method], batch.label
         if method.is_pointwise and not method.is_focal and not self.dice_weight:
             loss = fused_cross_entropy(logits, label, batch.maps, batch.present, mix=self.mix)
-            return self._weighted(loss, label)
+            return self._weighted(self._with_penalty(loss, logits, label), label)
         target = self.mix.soft_label(label, batch.maps, batch.present, logits.shape[1])
         if method.is_focal:
             loss = focal_loss(logits, target, label, gamma=self.focal_gamma)
         else:
             loss = soft_cross_entropy(logits, target, label)
-        loss = self._weighted(loss, label)
+        loss = self._weighted(self._with_penalty(loss, logits, label), label)
         if self.dice_weight:
             loss = loss + self.dice_weight * dice_semimetric_loss(logits, target, label, self.world.sum)
         return loss
+
+    def _with_penalty(self, loss: torch.Tensor, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        if not METHODS[self.mix.method].has_penalty:
+            return loss
+        return loss + self.penalty * PENALTIES[self.mix.method](logits, label, self.margin)
 
     def _weighted(self, mean: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Weigh a mean over this process's voxels as the mean over all processes' voxels asks."""
@@ -203,6 +219,48 @@ def dice_semimetric_loss(
     total_C = total(((p + y) * counted).sum(dim=axes))
     # 1 - (total - difference) / total; the softmax is positive, so only a batch without counted voxels has total 0
     return (difference_C / total_C.clamp(min=torch.finfo(torch.float32).tiny)).mean()
+
+
+def neighbourhood_penalty(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Return the mean over counted voxels and classes of |l_c - τ_c|, the penalty of NACL (Murugesan et al. 2023).
+
+    Args:
+        logits: l [b,c,z,y,x].
+        label: class indices [b,z,y,x]; a voxel counts where they are not 255.
+    """
+    shares = neighbourhood_shares(label, logits.shape[1])
+    return _mean((logits.float() - shares).abs().mean(dim=1), label)
+
+
+def neighbourhood_shares(label: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Return the shares τ of the classes among the 3×3×3 voxels around each voxel, [b,c,z,y,x].
+
+    Edges are replicated, and ignored voxels left out.
+    """
+    hard = one_hot(label, n_classes)
+    sums = functional.avg_pool3d(functional.pad(hard, (1,) * 6, mode="replicate"), 3, stride=1)
+    total = sums.sum(dim=1, keepdim=True)
+    return sums / torch.where(total > 0, total, 1)
+
+
+def margin_penalty(logits: torch.Tensor, label: torch.Tensor, *, margin: float) -> torch.Tensor:
+    """Return the mean over counted voxels and classes of max(0, max_k l_k - l_c - margin), of MbLS (Liu et al. 2022).
+
+    Args:
+        logits: l [b,c,z,y,x].
+        label: class indices [b,z,y,x]; a voxel counts where they are not 255.
+        margin: of logits, 0 or more.
+    """
+    logits = logits.float()
+    behind = logits.amax(dim=1, keepdim=True) - logits
+    return _mean((behind - margin).clamp(min=0).mean(dim=1), label)
+
+
+#: (logits, label, margin) -> what a method adds to its loss, times `--penalty`
+PENALTIES: dict[MethodName, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "nacl": lambda logits, label, margin: neighbourhood_penalty(logits, label),
+    "mbls": lambda logits, label, margin: margin_penalty(logits, label, margin=margin),
+}
 
 
 def _mean(loss: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from geols_precompute.errors import InputError, OutputError, RecipeError
 from geols_precompute.formatting import printable_lines
 from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
-from geols_train.config import TrainConfig, options, read_toml, require_size, smallest_size
+from geols_train.config import OWN_SETTINGS, TrainConfig, options, read_toml, require_size, smallest_size
 from geols_train.data import CaseReader
 from geols_train.device import World, avoid_amx, choose_device, explain_out_of_memory, join_world
 from geols_train.evaluate import mean_and_std, ranked, structure_indices, summarise, write_cases
@@ -38,6 +38,7 @@ from geols_train.folder import (
     writing_run,
 )
 from geols_train.pictures import draw_cases, draw_curves
+from geols_train.softening import Softening
 from geols_train.splits import Split, checked_split, make_split, read_split
 from geols_train.stores import Stores, open_stores, require_fit, require_same_stores
 from geols_train.targets import METHODS
@@ -195,12 +196,19 @@ def run_name(config: TrainConfig) -> str:
     """Return a folder name that says what sets a run apart, for example `labels-geols-0.1`."""
     method = METHODS[config.method]
     parts = [Path(config.labels).name.removesuffix(".zip").removesuffix(".zarr")] if method.needs_maps else []
-    return "-".join([*parts, config.method, *([f"{config.alpha:g}"] if method.uses_alpha else [])])
+    return "-".join([*parts, config.method, *(f"{value:g}" for value in _own_settings(config).values())])
+
+
+def _own_settings(config: TrainConfig) -> dict[str, float]:
+    """Return the settings that the method reads and not every method does, by name."""
+    own = {"α": config.alpha} if METHODS[config.method].uses_alpha else {}
+    return own | {name: getattr(config, name) for name in OWN_SETTINGS if getattr(config, name) is not None}
 
 
 def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     """Return what a training is about to do, in two lines."""
-    smooth = f" (α {config.alpha:g})" if METHODS[config.method].uses_alpha else ""
+    own = ", ".join(f"{name} {value:g}" for name, value in _own_settings(config).items())
+    smooth = f" ({own})" if own else ""
     parts = f"{len(split.train)} cases to train, {len(split.validation)} to validate, {len(split.test)} to test"
     parameters = sum(p.numel() for p in trainer.network.parameters())
     device = str(trainer.device) if trainer.world.size == 1 else f"{trainer.world.size} × {trainer.device.type}"
@@ -278,7 +286,8 @@ def make_spec(config: TrainConfig, stores: Stores) -> NetworkSpec:
 
 def make_reader(config: TrainConfig, stores: Stores, split: Split) -> CaseReader:
     """Return a reader of every case in the split; each is read once, to find damage and to measure intensities."""
-    reader, zscores = CaseReader(stores=stores, maps_needed=METHODS[config.method].needs_maps), {}
+    needed = METHODS[config.method].needs_maps
+    reader, zscores = CaseReader(stores=stores, maps_needed=needed, softening=Softening.of(config)), {}
     with show_progress(len(split.cases), "reading") as ended:
         for case in split.cases:
             zscores[case] = reader.examined(case)

@@ -1,5 +1,8 @@
 """Soft labels in torch, on any device: the twin of `geols_precompute.softlabel`, and the table of methods.
 
+What has a width in mm, or needs all raters, is made in NumPy when a case is read: the crop's border must not change it,
+and an augmentation turns the axes. It comes as the `maps` of its method.
+
 Shapes: B cases, C classes (background first), K stored channels, then the axes of the volume: z,y,x, or any others.
 """
 
@@ -30,19 +33,20 @@ def soft_label(
     - geols: (1-α)·onehot + α·g̃ (GeoLS eq. 6). Where every map is zero it is the one-hot label.
     - ls: (1-α)·onehot + α/C (Szegedy et al. 2016).
     - svls: the one-hot label convolved with `svls_kernel`, edges replicated (Islam and Glocker 2021).
-    - ce, fl: the one-hot label.
+    - gauss, sdf, dilate, bls, nuls, raters: what `geols_precompute.soft_label` made, given as `maps`.
+    - ce, fl, nacl, mbls: the one-hot label.
 
     Args:
         label: class indices [b,z,y,x] of any integer type, 255 where ignored. Any axes may follow the first, except
             for svls.
-        maps: geols only: g of every class [b,c,z,y,x] float32, as `class_maps` gives it.
+        maps: [b,c,z,y,x] float32; of geols: g of every class, as `class_maps` gives it.
         method: of the training.
         n_classes: background included; the number of maps if there are any.
         alpha: of ls and geols: share of the smooth part, in [0, 1].
         normalize: of geols: sum for g̃ = g / Σ_c g (the paper), none for g̃ = g (the published code).
 
     Raises:
-        InputError: α outside [0, 1], maps that do not fit the label, or geols without maps.
+        InputError: α outside [0, 1], maps that do not fit the label, or none for a method that needs them.
 
     Example:
         >>> label = torch.tensor([[[[0, 1]]]])
@@ -116,14 +120,18 @@ class Method:
         needs_maps: whether it reads a label store.
         uses_alpha: whether α changes it.
         is_pointwise: whether the soft label of a voxel depends on nothing beside it.
+        is_made_on_load: whether it is made when a case is read, by NumPy.
         is_focal: whether its loss is the focal loss, not soft cross-entropy.
+        has_penalty: whether a term that is in `loss.PENALTIES` is added to its loss.
     """
 
     target: Target
     needs_maps: bool = False
     uses_alpha: bool = False
     is_pointwise: bool = True
+    is_made_on_load: bool = False
     is_focal: bool = False
+    has_penalty: bool = False
 
 
 def _geols(
@@ -170,6 +178,16 @@ def _hard(
     return one_hot(label, n_classes)
 
 
+def _as_made(
+    label: torch.Tensor, maps: torch.Tensor | None, n_classes: int, alpha: float, normalize: Normalize
+) -> torch.Tensor:
+    if maps is None:
+        raise InputError(
+            "this method's soft label is made from the volume by geols_precompute.soft_label: give it as maps"
+        )
+    return maps * _counted(label)
+
+
 def _counted(label: torch.Tensor) -> torch.Tensor:
     """Return whether voxels are not ignored, [b,1,z,y,x] bool."""
     return label[:, None] != IGNORE_INDEX
@@ -187,6 +205,14 @@ METHODS: dict[MethodName, Method] = {
     "ls": Method(target=_label_smoothing, uses_alpha=True),
     "fl": Method(target=_hard, is_focal=True),
     "svls": Method(target=_svls, is_pointwise=False),
+    "gauss": Method(target=_as_made, is_made_on_load=True),
+    "sdf": Method(target=_as_made, is_made_on_load=True),
+    "dilate": Method(target=_as_made, is_made_on_load=True, uses_alpha=True),
+    "bls": Method(target=_as_made, is_made_on_load=True, uses_alpha=True),
+    "nuls": Method(target=_as_made, is_made_on_load=True),
+    "raters": Method(target=_as_made, is_made_on_load=True),
+    "nacl": Method(target=_hard, has_penalty=True),
+    "mbls": Method(target=_hard, has_penalty=True),
 }
 
 
@@ -209,8 +235,11 @@ class Mix:
     def soft_label(
         self, label: torch.Tensor, stored: torch.Tensor | None, present: torch.Tensor | None, n_classes: int
     ) -> torch.Tensor:
-        """Return the soft label [b,c,...] of class indices [b,...], uint8 maps [b,k,...] and presence [b,c]."""
-        maps = None
+        """Return the soft label [b,c,...] of class indices [b,...], uint8 maps [b,k,...] and presence [b,c].
+
+        The maps of a method that is made on load are its soft label, [b,c,...] float32.
+        """
+        maps = stored if METHODS[self.method].is_made_on_load else None
         if METHODS[self.method].needs_maps and stored is not None and present is not None:
             maps = class_maps(stored, channels=self.channels, present=present, n_classes=n_classes)
         return soft_label(

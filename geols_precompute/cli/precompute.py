@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from geols_precompute.run.plan import Plan
 
 HEADINGS = {
-    "Maps": "seeds preset metric lam gamma contrast iterations decay background modalities engine reuse",
+    "Maps": "seeds preset metric lam gamma contrast iterations decay background modalities control engine reuse",
     "Classes and preparation": "recipe_name classes rater keep_raters clip orientation",
     "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",

@@ -16,6 +16,7 @@ from geols_precompute.geodesic.workspace import scratch
 from geols_precompute.maps.contrast import in_border_contrast
 from geols_precompute.maps.decay import DistanceStatistics, make_maps, quantise
 from geols_precompute.maps.seeds import Box, class_boxes, class_seeds
+from geols_precompute.maps.shuffle import shuffled
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
 from geols_precompute.recipe.parameters import MapParameters, Recipe, channel_parts, stored_channels
 
@@ -100,7 +101,8 @@ def compute_maps(
         classes: the table of the label values, or {value: name}.
         recipe: whose map parameters are used; by default those of the published code with this package's fallback.
         modalities: names along the image's first axis, for a recipe that chooses one by name.
-        case: name from which random-K seeds are drawn, together with the recipe's random_seed and the class value.
+        case: name from which random-K seeds are drawn, together with the recipe's random_seed and the class value, and
+            the places of a shuffled image.
 
     Returns:
         The maps, as a label store would hold them.
@@ -150,7 +152,7 @@ class MapStream:
         parameters: of the maps.
         classes: the class table.
         modalities: names along the image's first axis.
-        case: name from which random seeds are drawn.
+        case: name from which random seeds, and the places of a shuffled image, are drawn.
 
     Attributes:
         facts: what is known of the maps beside them, once all have been taken.
@@ -191,6 +193,8 @@ class MapStream:
         image_MZYX = _chosen(self.image, self.modalities, self.parameters)
         if self.parameters.contrast == "border":
             image_MZYX = in_border_contrast(image_MZYX, self.label)
+        if self.parameters.control == "shuffled":  # after the contrast, so that only the places differ
+            image_MZYX = shuffled(image_MZYX, self.case)
         boxes = class_boxes(self.label)
         seeds: dict[int, SeedCount] = {}
         statistics: dict[int, DistanceStatistics] = {}

@@ -23,6 +23,7 @@ from geols_precompute.recipe.classes import MAX_NAME, ClassTable, problem_of_nam
 
 Contrast = Literal["none", "border"]
 Background = Literal["complement", "seeds"]
+Control = Literal["none", "shuffled"]
 Decay = float | Literal["mean"]
 
 #: What can be softened of several raters beside the label map of one of them; see `data.raters.consensus`.
@@ -182,6 +183,9 @@ class MapParameters:
         "complement", "Its map: 1 - mean of the others, or from seeds as theirs.", get_args(Background)
     )
     modalities: str = _parameter("average", "average, joint, or one modality's name.", str)
+    control: Control = _parameter(
+        "none", "shuffled: maps of an image whose voxels are shuffled, to compare with.", get_args(Control)
+    )
     engine: Engine = _parameter("numba", "For distances.", ENGINES)
 
     def __post_init__(self) -> None:
@@ -193,6 +197,7 @@ class MapParameters:
             raise RecipeError(str(error)) from error
         _require_choice("contrast", self.contrast, get_args(Contrast))
         _require_choice("background", self.background, get_args(Background))
+        _require_choice("control", self.control, get_args(Control))
         if not isinstance(self.seeds, str) or not _SEEDS.fullmatch(self.seeds):
             raise RecipeError(f"seeds must be one of {', '.join(SEED_STRATEGIES)} (K, W numbers), got {self.seeds!r}")
         if not isinstance(self.seed_fallback, bool):
@@ -239,6 +244,8 @@ class MapParameters:
             document["gamma"] = float(self.gamma)
         if self.contrast != "none":
             document["contrast"] = self.contrast
+        if self.control != "none":
+            document["control"] = self.control
         if self.seeds.startswith("random-"):
             document["random_seed"] = self.random_seed
         return document

@@ -232,6 +232,8 @@ def describe(plan: Plan) -> str:
     metric = f"λ = {maps.lam:g}" if maps.metric == "gradient" else f"γ = {maps.gamma:g}"
     if maps.contrast != "none":
         metric += f", contrast at the {maps.contrast} = 1"
+    if maps.control != "none":
+        metric += f", image {maps.control}"
     names = ", ".join(f"{label.value} {label.name}" for label in plan.recipe.classes if label.value != 0)
     lines = [
         f"{plan.dataset.layout}: {len(plan.dataset.cases)} cases, classes {names}",

@@ -290,7 +290,7 @@ class VolumeStore(Store):
         """
         return self.read(case, LABEL.name, window)
 
-    def raters(self, case: str) -> dict[str, UInt8Array]:
+    def raters(self, case: str, window: Window | None = None) -> dict[str, UInt8Array]:
         """Return the class indices of every rater of a case, {name: uint8 [z,y,x]}, 255 where ignored.
 
         Raises:
@@ -300,7 +300,7 @@ class VolumeStore(Store):
         if RATERS.name not in self.root.arrays:
             raise InputError(f"{self.files.location}: keeps no raters; make it with geols-precompute --keep-raters")
         names = [rater["name"] for rater in self.metadata(case).geols["source"]["raters"]]
-        return dict(zip(names, self.read(case, RATERS.name), strict=True))
+        return dict(zip(names, self.read(case, RATERS.name, window), strict=True))
 
     def scale_offset(self, case: str) -> tuple[Float32Array, Float32Array]:
         """Return (scale, offset) per modality: intensity = stored · scale + offset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from geols_train.device import ONE_PROCESS
 from geols_train.log import read_log
 from geols_train.predict import Predictor
 from geols_train.run import make_spec
+from geols_train.softening import Softening
 from geols_train.splits import make_split
 from geols_train.stores import Stores
 from geols_train.training import Trainer
@@ -145,6 +147,7 @@ def make_trainer(out: Path, reader: CaseReader, folder: Path, **changes) -> Trai
     config = tiny_config(out, **changes)
     folder.mkdir(exist_ok=True)
     split = make_split(config.split, reader.stores.cases, seed=0)
+    reader = replace(reader, softening=Softening.of(config))
     return Trainer(config, reader, split, make_spec(config, reader.stores), folder, config.random_seed, ONE_PROCESS)
 
 

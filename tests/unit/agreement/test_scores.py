@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geols_precompute.agreement.patients import halves, read_patients
-from geols_precompute.agreement.rivals import gaussian, rivals, signed_distance
+from geols_precompute.agreement.rivals import rivals
 from geols_precompute.agreement.scores import (
     GED_SAMPLES,
     LEVELS,
@@ -158,10 +158,14 @@ def test_rivals_on_a_plane_are_what_their_formulas_say():
     label[..., 20:] = 1
     # the border lies half a voxel before the first voxel of the class
     x = (np.arange(40) - 19.5) * 0.5
-    np.testing.assert_allclose(gaussian(label, (1, 1, 0.5), 2, sigma_mm=1.5)[1, 0, 0], ndtr(x / 1.5), atol=2e-3)
+    np.testing.assert_allclose(
+        rivals((1.5,))["Gaussian 1.5 mm"](label, (1, 1, 0.5), 2)[1, 0, 0], ndtr(x / 1.5), atol=2e-3
+    )
     # to the nearest voxel of the other side
     d = np.where(label[0, 0] == 1, np.arange(40) - 19, np.arange(40) - 20) * 0.5
-    np.testing.assert_allclose(signed_distance(label, (1, 1, 0.5), 2)[1, 0, 0], 1 / (1 + np.exp(-d)), rtol=1e-5)
+    np.testing.assert_allclose(
+        rivals()["signed distance"](label, (1, 1, 0.5), 2)[1, 0, 0], 1 / (1 + np.exp(-d)), rtol=1e-5
+    )
 
 
 def test_rivals_are_distributions_and_leave_ignored_voxels_out():

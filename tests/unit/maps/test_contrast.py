@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from geols_precompute import MapParameters, Recipe, compute_maps
 from geols_precompute.errors import RecipeError
 from geols_precompute.maps.contrast import border_contrast
+from geols_precompute.maps.shuffle import shuffled
 from geols_precompute.recipe.classes import IGNORE_INDEX
 
 SHAPE = (12, 13, 14)
@@ -63,3 +66,43 @@ def test_contrast_and_margin_are_parameters_like_any_other():
         with pytest.raises(RecipeError, match="seeds must be one of"):
             MapParameters(seeds=seeds)
     assert MapParameters(seeds="margin-0.5").seeds == "margin-0.5"
+
+
+def shuffled_maps(image, **options):
+    recipe = Recipe(maps=MapParameters().changed(preset="border", control="shuffled"))
+    label = LABEL.astype(np.int32)
+    return compute_maps(image, label, (1, 1, 1), classes={1: "a"}, recipe=recipe, **options).stored
+
+
+def test_a_shuffled_image_has_all_its_voxels_in_other_places():
+    image = np.stack([NOISE, 2 * NOISE + 1])
+    there = shuffled(image, "a")
+    assert not np.array_equal(there, image)
+    np.testing.assert_array_equal(np.sort(there[0], axis=None), np.sort(image[0], axis=None))
+    np.testing.assert_array_equal(there[1], 2 * there[0] + 1)  # modalities stay together
+    np.testing.assert_array_equal(shuffled(image, "a"), there)
+    assert not np.array_equal(shuffled(image, "b"), there)
+    # the order is promised for ever: that of raw numbers of PCG64
+    numbers = np.random.PCG64(int.from_bytes(hashlib.sha256(b"shuffled/a").digest(), "big")).random_raw(NOISE.size)
+    np.testing.assert_array_equal(there[0].ravel(), NOISE.ravel()[sorted(range(NOISE.size), key=numbers.__getitem__)])
+
+
+def test_maps_of_a_shuffled_image_are_those_of_the_image_that_was_shuffled_by_hand():
+    image = NOISE + np.float32(80) * (LABEL > 0)
+    there = shuffled_maps(image, case="a")
+    np.testing.assert_array_equal(shuffled_maps(image, case="a"), there)
+    assert not np.array_equal(shuffled_maps(image, case="b"), there)
+    # the contrast is that of the image itself: γ = 3 mm for it
+    by_hand = Recipe(maps=MapParameters().changed(preset="border", contrast="none"))
+    scaled = shuffled(image[np.newaxis] / border_contrast(image[np.newaxis], LABEL)[0], "a")
+    label = LABEL.astype(np.int32)
+    expected = compute_maps(scaled, label, (1, 1, 1), classes={1: "a"}, recipe=by_hand, case="a").stored
+    np.testing.assert_array_equal(there, expected)
+
+
+def test_a_control_is_recorded_and_no_preset_changes_it():
+    assert "control" not in MapParameters().as_json()
+    shuffled_border = MapParameters(control="shuffled").changed(preset="border")
+    assert shuffled_border.as_json()["control"] == "shuffled"
+    with pytest.raises(RecipeError, match="control must be one of none, shuffled, got 'noise'"):
+        MapParameters(control="noise")

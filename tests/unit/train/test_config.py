@@ -32,6 +32,20 @@ def test_a_run_is_named_by_what_sets_it_apart():
     assert run_name(TrainConfig(labels="x/erosion.zarr", alpha=0.25)) == "erosion-geols-0.25"
     assert run_name(TrainConfig(method="ce")) == "ce"
     assert run_name(TrainConfig(method="ls")) == "ls-0.1"
+    assert run_name(TrainConfig(method="gauss", width=0.75)) == "gauss-0.75"
+    assert run_name(TrainConfig(method="dilate")) == "dilate-0.1-1"
+    assert run_name(TrainConfig(method="mbls", margin=6)) == "mbls-0.1-6"
+
+
+def test_a_setting_of_one_method_has_that_methods_default_and_is_kept(tmp_path):
+    assert TrainConfig().width is TrainConfig().penalty is TrainConfig().margin is None
+    assert TrainConfig(method="sdf").width == 1.0
+    assert TrainConfig(method="nuls").width == 0.5
+    nacl, mbls = TrainConfig(method="nacl"), TrainConfig(method="mbls")
+    assert (nacl.penalty, nacl.margin, mbls.penalty, mbls.margin) == (0.1, None, 0.1, 10.0)
+    (tmp_path / "c.toml").write_text(mbls.to_toml())
+    assert read_toml(tmp_path / "c.toml")["margin"] == 10.0
+    assert TrainConfig.from_mapping(read_toml(tmp_path / "c.toml")) == mbls
 
 
 @pytest.mark.parametrize(
@@ -40,7 +54,15 @@ def test_a_run_is_named_by_what_sets_it_apart():
         ({"alpha": 1.5}, r"--alpha must be in \[0, 1\], got 1.5"),
         ({"alpha": -0.1}, r"--alpha must be in \[0, 1\]"),
         ({"alpha": float("nan")}, r"--alpha must be in \[0, 1\]"),
-        ({"method": "dice"}, "--method must be one of geols, ce, ls, fl, svls, got 'dice'"),
+        ({"method": "dice"}, "--method must be one of geols, ce, ls, fl, svls, .*, raters, got 'dice'"),
+        (
+            {"method": "ce", "width": 1},
+            "--width is read by --method gauss, sdf, dilate, bls, nuls only; .* is ce: leave",
+        ),
+        ({"penalty": 0.1}, "--penalty is read by --method nacl, mbls only; the method is geols"),
+        ({"method": "nacl", "margin": 1}, "--margin is read by --method mbls only; the method is nacl"),
+        ({"method": "gauss", "width": 0}, "--width must be a positive number, got 0"),
+        ({"method": "mbls", "margin": -1}, "--margin must be a number of at least 0, got -1"),
         ({"normalize": "max"}, "--normalize must be one of sum, none"),
         ({"lr": 0}, "--lr must be a positive number"),
         ({"epochs": 0}, "--epochs must be a count of at least 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,19 @@ from train_fixtures import make_stores, open_fixture
 from geols_precompute.errors import InputError
 from geols_train import LabelMaps, SoftCrossEntropy
 from geols_train import loss as losses
-from geols_train.loss import dice_semimetric_loss, focal_loss, fused_cross_entropy, soft_cross_entropy
-from geols_train.targets import METHODS, Mix
+from geols_train.batches import Batch
+from geols_train.device import ONE_PROCESS
+from geols_train.loss import (
+    Objective,
+    dice_semimetric_loss,
+    focal_loss,
+    fused_cross_entropy,
+    margin_penalty,
+    neighbourhood_penalty,
+    neighbourhood_shares,
+    soft_cross_entropy,
+)
+from geols_train.targets import METHODS, Mix, one_hot
 
 
 def column(values):
@@ -101,6 +113,58 @@ def test_focal_loss_has_a_finite_slope_beside_voxels_that_do_not_count(gamma):
     loss.backward()
     assert loss.item() == pytest.approx(0.5**gamma * math.log(2), rel=1e-5)
     assert torch.isfinite(logits.grad).all()
+
+
+# --- penalties --------------------------------------------------------------------------------------------------------
+
+
+def test_the_margin_penalty_by_hand():
+    logits = torch.tensor([[5.0, 1.0, 2.0], [0.0, 0.5, 9.0], [7.0, 7.0, 7.0]]).T.reshape(1, 3, 1, 1, 3)
+    label = torch.tensor([[[[0, 1, 255]]]], dtype=torch.uint8)
+    # behind the largest: 0, 4, 3 and 9, 8.5, 0; beyond a margin of 2: 0, 2, 1 and 7, 6.5, 0
+    assert margin_penalty(logits, label, margin=2.0).item() == pytest.approx((3 + 13.5) / 6)
+    assert margin_penalty(logits, label, margin=10.0).item() == 0
+
+
+def test_the_penalty_of_nacl_by_hand():
+    label = torch.tensor([[[[0, 1, 1, 255]]]], dtype=torch.uint8)
+    logits = torch.tensor([[1.0, -1.0, 0.5, 50.0], [0.0, 2.0, 0.5, -50.0]]).reshape(1, 2, 1, 1, 4)
+    # edges replicated along x: 0 0 1, 0 1 1, 1 1 (ignored)
+    shares = np.array([[2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 1]])
+    expected = np.abs(np.array([[1, -1, 0.5], [0, 2, 0.5]]) - shares).mean()
+    assert neighbourhood_penalty(logits, label).item() == pytest.approx(expected)
+
+
+def random_batch(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 3, (2, 7, 8, 9), generator=generator)
+    batch = Batch(cases=("a", "b"), image=label, label=label, maps=None, present=torch.ones(2, 3, dtype=torch.bool))
+    return torch.randn((2, 3, 7, 8, 9), generator=generator), batch
+
+
+def objective(method, **options):
+    return Objective(mix=Mix(method=method), focal_gamma=0.0, dice_weight=0.0, world=ONE_PROCESS, **options)
+
+
+def test_nacl_is_that_of_monai(monkeypatch):
+    nacl = pytest.importorskip("monai.losses").NACLLoss(classes=3, dim=3, alpha=0.4)
+    logits, batch = random_batch()
+    shares = neighbourhood_shares(batch.label, 3)
+    inside = (slice(None), slice(None), *[slice(1, -1)] * 3)  # MONAI pads with zeros
+    torch.testing.assert_close(shares[inside], nacl.get_constr_target(batch.label)[inside])
+    monkeypatch.setattr(nacl, "get_constr_target", lambda mask: shares)
+    torch.testing.assert_close(objective("nacl", penalty=0.4)(logits, batch), nacl(logits, batch.label))
+
+
+def test_mbls_adds_its_penalty_to_the_cross_entropy():
+    logits, batch = random_batch()
+    cross_entropy = functional.cross_entropy(logits, batch.label)
+    behind = logits.max(dim=1, keepdim=True).values - logits
+    expected = cross_entropy + 0.3 * (behind - 0.5).relu().mean()
+    torch.testing.assert_close(objective("mbls", penalty=0.3, margin=0.5)(logits, batch), expected)
+    with_dice = replace(objective("mbls", penalty=0.3, margin=0.5), dice_weight=2.0)
+    dice = dice_semimetric_loss(logits, one_hot(batch.label, 3), batch.label)
+    torch.testing.assert_close(with_dice(logits, batch), expected + 2 * dice)
 
 
 # --- fused -----------------------------------------------------------------------------------------------------------
@@ -316,6 +380,8 @@ def test_what_the_public_loss_refuses():
 def test_a_pointwise_method_gives_each_voxel_its_soft_label_whatever_is_beside_it(method):
     _, label, stored, channels, present = make_batch(4)
     mix = Mix(method=method, alpha=0.3, channels=channels)
+    if METHODS[method].is_made_on_load:
+        stored = functional.one_hot(label.clamp(max=3).long(), 4).movedim(-1, 1) * 0.9 + 0.025
     whole = mix.soft_label(label, stored, present, 4).flatten(2)
     slab = slice(40, 90)
     part = mix.soft_label(label.flatten(1)[:, slab], stored.flatten(2)[:, :, slab], present, 4)

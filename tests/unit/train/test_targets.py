@@ -102,7 +102,10 @@ def test_fl_trains_on_the_one_hot_label():
     assert torch.equal(soft_label(label, method="fl", n_classes=C), one_hot(label, C))
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.needs_maps])
+MADE_ON_LOAD = [name for name, method in METHODS.items() if method.is_made_on_load]
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"geols", *MADE_ON_LOAD}))
 def test_only_geols_needs_maps(method):
     _, label, _, _ = batch((4,))
     sums = soft_label(label, method=method, n_classes=C).sum(dim=1)
@@ -110,7 +113,17 @@ def test_only_geols_needs_maps(method):
     assert method != "geols"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MADE_ON_LOAD)
+def test_what_is_made_on_load_is_taken_as_it_is_but_where_the_label_is_ignored(method):
+    label = torch.tensor([[[[0, 1, 255]]]], dtype=torch.uint8)
+    made = torch.tensor([[[[[0.75, 0.25, 0.5]]], [[[0.25, 0.75, 0.5]]]]])
+    soft = Mix(method=method).soft_label(label, made, torch.zeros(1, 2, dtype=torch.bool), 2)
+    assert soft[0, :, 0, 0].tolist() == [[0.75, 0.25, 0], [0.25, 0.75, 0]]
+    with pytest.raises(InputError, match=r"made from the volume by .*: give it as maps"):
+        soft_label(label, method=method, n_classes=2)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(MADE_ON_LOAD)))
 def test_a_method_says_whether_alpha_changes_it(method):
     _, label, stored, present = batch((5,))
     mixes = [Mix(method=method, channels=(1, 2, 3), alpha=alpha) for alpha in (0.1, 0.7)]
