@@ -1,10 +1,9 @@
 """Do soft labels know where raters disagree? Stores, a fitted recipe, and the test, by our own commands.
 
-    python workflows/raters/study.py prepare DATA --classes 1=nodule --group DATA/cases.json -o OUT
-    python workflows/raters/study.py test DATA --group DATA/cases.json -o OUT
+    python workflows/raters/study.py run DATA --classes 1=nodule --group DATA/cases.json -o OUT
 
-`prepare` computes the stores and chooses a recipe on one half of the patients; `test` scores all soft labels on the
-other. Both go on where they were stopped.
+`run` is `prepare`, which computes the stores and chooses a recipe on one half of the patients, and `test`, which scores
+all soft labels on the other. Both go on where they were stopped.
 """
 
 from __future__ import annotations
@@ -67,6 +66,18 @@ def test(data: Path, group: Path, out: Path) -> None:
     assert found is not None, f"{out / FITTED} names no alpha: run prepare"
     for alpha, folder in (("0.1", "agreement"), (found[1], "agreement-own-alpha")):
         _run("geols-store", "agreement", *stores, "--group", group, *sigmas, "--alpha", alpha, "-o", out / folder)
+
+
+@study.command()
+@_DATA
+@click.option("--classes", required=True, help="Names of the label values: 1=nodule.")
+@_GROUP
+@_OUT
+@click.pass_context
+def run(context: click.Context, data: Path, classes: str, group: Path, out: Path) -> None:
+    """Do all of it."""
+    context.invoke(prepare, data=data, classes=classes, group=group, out=out)
+    context.invoke(test, data=data, group=group, out=out)
 
 
 def _precompute(data: Path, classes: str, out: Path, name: str, flags: Sequence[str]) -> None:
