@@ -84,6 +84,7 @@ _COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a cou
 _SEED = Kind(flag=int, valid=lambda v: _is_whole(v) and v < 2**63, expected="a whole number from 0 to below 2^63")
 _PROCESSES = Kind(flag=int, valid=lambda v: v is None or _is_whole(v), expected="a count of processes")
 _TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v) and "\0" not in v, expected="a text")
+_OPTIONAL_TEXT = Kind(flag=str, valid=lambda v: v is None or _TEXT.valid(v), expected=_TEXT.expected)
 _AXES = Kind(
     flag=str, valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), expected="some of z, y and x"
 )
@@ -188,6 +189,13 @@ class TrainConfig:
         "0.7,0.1,0.2", _SPLIT, _DATA, "TRAIN,VALIDATION,TEST in cases or fractions, or a file: split.json or nnU-Net's."
     )
     split_seed: int = option(0, _SEED, _DATA, "Of a drawn split.")
+    group: str | None = option(
+        None,
+        _OPTIONAL_TEXT,
+        _DATA,
+        "Patients of cases, who are split whole: CSV or JSON (case, patient), or a pattern of ids: '(.*)_week[0-9]+'.",
+        shown="none",
+    )
 
     epochs: int = option(200, _COUNT, _OPTIMISATION, "Passes over the training cases.")
     batch_size: int = option(4, _COUNT, _OPTIMISATION, "Windows per batch, of all processes together.")

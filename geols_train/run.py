@@ -76,7 +76,7 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         split = checked_split(read_split(folder / SPLIT), stores.cases, folder / SPLIT)
     else:
         require_free(folder)
-        split = make_split(config.split, stores.cases, seed=config.split_seed)
+        split = make_split(config.split, stores.cases, seed=config.split_seed, group=config.group)
     require_fit(stores, split.cases)
     if lacking := sorted(set(stores.volumes.cases) ^ set(stores.cases)):
         click.echo(f"note: {len(lacking)} cases have no maps and take no part: {', '.join(lacking[:5])}")

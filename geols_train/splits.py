@@ -1,17 +1,19 @@
-"""Splits: which cases train, validate and test, drawn by a rule or read from a file."""
+"""Splits: which cases train, validate and test, drawn by a rule or read from a file, with every patient whole."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geols_precompute.data.patients import patients_of
 from geols_precompute.errors import InputError, RecipeError
 from geols_train.config import read_small
 
@@ -20,64 +22,85 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Case ids of each part; `test` may be empty."""
+    """Case ids of each part; `test` may be empty.
+
+    `patients` is {case: patient} of its cases, if a patient may have several; else every case is a patient.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...] = ()
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cases(self) -> tuple[str, ...]:
         """Every case of the split."""
         return (*self.train, *self.validation, *self.test)
 
-    def as_json(self) -> dict[str, list[str]]:
+    def as_json(self) -> dict[str, Any]:
         """Return the document of a split.json."""
-        return {part: list(getattr(self, part)) for part in PARTS}
+        parts: dict[str, Any] = {part: list(getattr(self, part)) for part in PARTS}
+        return parts | ({"patients": dict(self.patients)} if self.patients else {})
 
 
-def make_split(rule: str, cases: Sequence[str], *, seed: int) -> Split:
+def make_split(rule: str, cases: Sequence[str], *, seed: int, group: str | None = None) -> Split:
     """Return the split that `rule` asks for.
 
     Args:
-        rule: counts ("140,20,40") or fractions ("0.7,0.1,0.2") of train, validation and test, or a file: a
-            split.json of a run, or nnU-Net's splits_final.json, where "splits_final.json:3" is fold 3 (0 if not said).
+        rule: counts ("140,20,40") or fractions ("0.7,0.1,0.2") of train, validation and test, of patients if they are
+            known, or a file: a split.json of a run, or nnU-Net's splits_final.json, where "splits_final.json:3" is
+            fold 3 (0 if not said).
         cases: ids there are.
         seed: of the drawing.
+        group: which case is of which patient; see `patients_of`. None leaves that to the file, if it says so.
 
     Raises:
-        InputError: the rule or file is not valid, names unknown cases or one twice, or needs more cases.
+        InputError: the rule or file is not valid, names unknown cases or one twice, needs more cases, or has a patient
+            in two parts.
     """
     numbers = _three_numbers(rule)
+    patients = {} if group is None else patients_of(group, cases)
     if numbers is None:
-        return checked_split(_read(rule), cases, rule)
-    return draw_split(cases, numbers, seed=seed)
+        split = _read(rule)
+        known = {case: patients[case] for case in split.cases if case in patients}
+        return checked_split(replace(split, patients=known or split.patients), cases, rule)
+    return draw_split(cases, numbers, seed=seed, patients=patients)
 
 
-def draw_split(cases: Sequence[str], numbers: Sequence[float], *, seed: int) -> Split:
+def draw_split(
+    cases: Sequence[str], numbers: Sequence[float], *, seed: int, patients: Mapping[str, str] | None = None
+) -> Split:
     """Draw a split: sorted ids, `default_rng(seed).permutation`, then the counts in order train, validation, test.
+
+    Where patients are known, theirs are the ids that are drawn and counted, and a patient's cases follow in order.
 
     Args:
         cases: ids there are.
         numbers: three counts, or three fractions of which one at least is below 1 and the sum is at most 1.
         seed: of the permutation.
+        patients: of every case; None makes each case a patient.
 
     Raises:
         InputError: the numbers do not make sense, or need more cases than there are.
     """
-    counts = _counts(numbers, len(cases))
-    if sum(counts) > len(cases):
+    units: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        units.setdefault((patients or {}).get(case, case), []).append(case)
+    counts = _counts(numbers, len(units))
+    if sum(counts) > len(units):
         raise InputError(
-            f"--split {','.join(f'{n:g}' for n in numbers)} needs {sum(counts)} cases, but the stores hold "
-            f"{len(cases)}; ask for fewer"
+            f"--split {','.join(f'{n:g}' for n in numbers)} needs {sum(counts)} {'patients' if patients else 'cases'}, "
+            f"but the stores hold {len(units)}; ask for fewer"
         )
-    order = [sorted(cases)[i] for i in np.random.default_rng(seed).permutation(len(cases))]
-    train, validation, test = counts
-    return Split(
-        train=tuple(order[:train]),
-        validation=tuple(order[train : train + validation]),
-        test=tuple(order[train + validation : train + validation + test]),
-    )
+    order = [units[sorted(units)[i]] for i in np.random.default_rng(seed).permutation(len(units))]
+    train, validation, test = ([case for unit in order[a:b] for case in unit] for a, b in _bounds(counts))
+    drawn = Split(train=tuple(train), validation=tuple(validation), test=tuple(test))
+    return replace(drawn, patients={case: patients[case] for case in drawn.cases}) if patients else drawn
+
+
+def _bounds(counts: Sequence[int]) -> list[tuple[int, int]]:
+    ends = list(itertools.accumulate(counts, initial=0))
+    return list(itertools.pairwise(ends))
 
 
 def _three_numbers(rule: str) -> list[float] | None:
@@ -142,16 +165,17 @@ def read_split(path: Path, fold: int = 0) -> Split:
         entry = document[fold] if isinstance(document, list) else document
         validation = entry["validation"] if "validation" in entry else entry["val"]
         parts = [[str(case) for case in part] for part in (entry["train"], validation, entry.get("test", []))]
+        patients = {str(case): str(patient) for case, patient in entry.get("patients", {}).items()}
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no fold {fold} with the lists train and val (or validation)") from error
-    return Split(train=tuple(parts[0]), validation=tuple(parts[1]), test=tuple(parts[2]))
+    return Split(train=tuple(parts[0]), validation=tuple(parts[1]), test=tuple(parts[2]), patients=patients)
 
 
 def checked_split(split: Split, cases: Sequence[str], where: str | Path) -> Split:
     """Return a split that these cases allow.
 
     Raises:
-        InputError: it names unknown cases, or one twice, or none to train or to validate.
+        InputError: it names unknown cases, or one twice, none to train or to validate, or a patient in two parts.
     """
     if unknown := sorted(set(split.cases) - set(cases)):
         raise InputError(
@@ -162,4 +186,14 @@ def checked_split(split: Split, cases: Sequence[str], where: str | Path) -> Spli
         raise InputError(f"{where}: {', '.join(twice[:5])} appears more than once; a case belongs to one part")
     if not split.train or not split.validation:
         raise InputError(f"{where}: training and validation need at least one case each")
+    places: dict[str, tuple[str, str]] = {}
+    for part in PARTS:
+        for case in getattr(split, part):
+            patient = split.patients.get(case, case)
+            first_part, first = places.setdefault(patient, (part, case))
+            if first_part != part:
+                raise InputError(
+                    f"{where}: patient {patient} has {first} in {first_part} and {case} in {part}; a patient belongs "
+                    "to one part"
+                )
     return split

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.agreement.cases import RatedCase, ReadRated, rated_cases
-from geols_precompute.agreement.patients import read_patients
 from geols_precompute.agreement.rivals import Rival, rivals
 from geols_precompute.agreement.study import Soften
 from geols_precompute.arrays import Float32Array
+from geols_precompute.data.patients import read_patients
 from geols_precompute.errors import InputError
 from geols_precompute.store.reader import LabelStore
 

@@ -37,8 +37,8 @@ def fit(
     """
     from geols_precompute.agreement.cases import chosen_rater
     from geols_precompute.agreement.fit import fit_recipe, is_log, recipe_text
-    from geols_precompute.agreement.patients import read_patients
     from geols_precompute.atomic import refuse_foreign, replace_file, writing_to
+    from geols_precompute.data.patients import read_patients
     from geols_precompute.store.reader import VolumeStore
 
     opened = VolumeStore.open(volumes)

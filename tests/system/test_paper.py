@@ -252,6 +252,18 @@ def test_the_report_says_what_was_measured(done, tmp_path):
     assert json.loads((report / "split.json").read_text()).keys() == {"train", "validation", "test"}
 
 
+def test_tables_are_made_again_from_what_a_report_kept(done, tmp_path):
+    study, _data, out, _ = done
+    report = tmp_path / "report"
+    assert script("report.py", study, out, "-o", report).returncode == 0
+    before = {path.name: path.read_bytes() for path in report.glob("*.*")}
+    (report / "report.md").unlink()
+    (report / "methods-differences.csv").unlink()
+    again = script("report.py", study, report, "--tables", "-o", report)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {path.name: path.read_bytes() for path in report.glob("*.*")} == before
+
+
 def test_an_unfinished_study_is_reported_as_far_as_it_is(done, tmp_path):
     _study, _, out, _ = done
     wider = tmp_path / "wider.toml"

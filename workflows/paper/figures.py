@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from results import DSC, HD95, Measured
 from scipy import ndimage
-from significance import interval, mean_of
+from significance import complete, estimate
 
 from geols_precompute import soft_label
 from geols_precompute.errors import InputError
@@ -131,11 +131,12 @@ def draw_alpha(path: Path, points: Sequence[tuple[float, Measured]], credit: str
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     alphas = [alpha for alpha, _ in points]
     for axes, metric in zip(figure.subplots(1, 2), (DSC, HD95), strict=True):
-        means = np.array([mean_of(found.of(metric)) for _, found in points])
-        bounds = np.array([interval(found.of(metric)) for _, found in points]).T
-        axes.errorbar(alphas, means, yerr=abs(bounds - means), color=COLOURS[4], marker="o", capsize=3)
+        estimates = [estimate(found.units(metric)) for _, found in points]
+        means = np.array([e.mean for e in estimates])
+        halves = [e.high - e.mean for e in estimates]
+        axes.errorbar(alphas, means, yerr=halves, color=COLOURS[4], marker="o", capsize=3)
         for alpha, found in points:
-            repeats = np.nanmean(found.of(metric), axis=1)
+            repeats = complete(found.units(metric)).mean(axis=1)
             axes.plot([alpha] * len(repeats), repeats, ".", color=COLOURS[0], zorder=3)
         axes.set(xlabel="α", ylabel=f"{metric.name} ({metric.unit})", xticks=alphas)
     _footnote(figure, f"line: mean and 95 % interval; orange: each repeat. {credit}")

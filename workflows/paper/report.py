@@ -1,6 +1,7 @@
 """Write the report of a study from what run.py left: the paper's tables and figures, with statistics.
 
     python workflows/paper/report.py workflows/paper/hippocampus.toml OUT -o docs/results/hippocampus
+    python workflows/paper/report.py STUDY.toml REPORT --tables -o REPORT      # again, from the numbers it kept
 
 Into the folder of -o go report.md with a CSV file per table and its pictures, report.html (one file that needs nothing
 else), and, in runs/, what every training was and measured: configuration, printed output, summary, and a table of its
@@ -10,7 +11,7 @@ test cases. A study that is not finished is reported as far as it is, and what i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_train.data import Sample
 from geols_train.folder import CASES, CONFIG, SPLIT, SUMMARY
+from geols_train.splits import read_split
 from geols_train.stores import open_stores
 
 #: What each method predicts of a case.
@@ -37,6 +39,14 @@ NAMES = {"ce": "CE", "ls": "LS", "fl": "FL", "svls": "SVLS", "geols": "GeoLS"}
 METHODS, ALPHA = "methods", "alpha"
 KEPT = (CONFIG, "output.txt", SUMMARY, CASES)
 AMBIGUOUS_AMONG = 10
+#: The pictures that need networks, and what they show.
+CAPTIONS = {
+    "closeup.png": "Soft labels around the border voxel (A) whose two nearest classes are most equally near, among "
+    f"the first {AMBIGUOUS_AMONG} test cases; B is the voxel of its class deepest inside, in the same slice.",
+    "predictions.png": "The test cases with the worst, the median and the best DSC over the repeats of the first "
+    "method, as the networks of the first repeat see them.",
+    "reliability.png": "Reliability of the winning class, all voxels of the test cases.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +57,15 @@ class Report:
         study: what was run.
         out: the folder that run.py wrote.
         target: receives pictures.
+        tables_only: read no network and no store; the pictures of before stay.
+        patients: of each test case, where patients have several.
     """
 
     study: Study
     out: Path
     target: Path
+    tables_only: bool
+    patients: Mapping[str, str]
 
     def blocks(self) -> Iterator[Block]:
         """Yield the report from top to bottom."""
@@ -60,11 +74,11 @@ class Report:
         yield (
             f"{plural(len(self.study.trainings()) - len(missing), 'training')} of {len(self.study.trainings())} are "
             f"finished{', missing: ' if missing else ''}{', '.join(str(t.folder) for t in missing)}. A cell gives the "
-            "mean over test cases ± the standard deviation over repeats (where there are several) [95 % bootstrap "
-            "interval over repeats and cases]. The best mean is bold and the second underlined, whether or not the "
+            "mean over test cases ± the standard deviation over repeats (where there are several) [95 % interval for "
+            "other seeds and other cases]. The best mean is bold and the second underlined, whether or not the "
             "difference is beyond noise: for that, see the tables of differences, which are paired by seed and case. "
-            "Their p is of Wilcoxon's signed-rank test over cases, corrected by Holm over the table; a row reads as "
-            "better or worse if the corrected p is below 0.05 and the interval leaves out 0."
+            "Intervals and p are of the two-way model of seeds and cases in workflows/paper/significance.py, p "
+            "corrected by Holm over the table; a row reads as better or worse if the corrected p is below 0.05."
         )
         for experiment in self.study.experiments:
             yield from self.experiment(experiment)
@@ -103,6 +117,9 @@ class Report:
 
     def method_figures(self, experiment: Experiment, first_method: Measured) -> Iterator[Block]:
         """Yield the close-up of soft labels, predictions beside the reference, and the reliability diagram."""
+        if self.tables_only:
+            yield from (Figure(path=self.target / name, caption=caption) for name, caption in CAPTIONS.items())
+            return
         stores = open_stores(self.out / "stores", str(USUAL["seeds"]), maps_needed=True)
         credit = self.study.attribution
         runs = {
@@ -113,18 +130,10 @@ class Report:
         first = next(iter(runs.values()))
         place = find_ambiguous(stores, first.cases[:AMBIGUOUS_AMONG])
         draw_closeup(self.target / "closeup.png", stores, place, USUAL["alpha"], credit)
-        yield Figure(
-            path=self.target / "closeup.png",
-            caption="Soft labels around the border voxel (A) whose two nearest classes are most equally near, among "
-            f"the first {AMBIGUOUS_AMONG} test cases; B is the voxel of its class deepest inside, in the same slice.",
-        )
+        yield Figure(path=self.target / "closeup.png", caption=CAPTIONS["closeup.png"])
         names = [label.name for label in stores.classes]
         draw_predictions(self.target / "predictions.png", list(self.shown_cases(first_method, runs)), names, credit)
-        yield Figure(
-            path=self.target / "predictions.png",
-            caption="The test cases with the worst, the median and the best DSC over the repeats of the first method, "
-            "as the networks of the first repeat see them.",
-        )
+        yield Figure(path=self.target / "predictions.png", caption=CAPTIONS["predictions.png"])
         bins: dict[str, torch.Tensor] = {}
         for varied, trainings in experiment.varied:
             for training in filter(self.finished, trainings):
@@ -132,10 +141,7 @@ class Report:
                 name = NAMES[varied["method"]]
                 bins[name] = bins[name] + found if name in bins else found
         draw_reliability(self.target / "reliability.png", bins, credit)
-        yield Figure(
-            path=self.target / "reliability.png",
-            caption="Reliability of the winning class, all voxels of the test cases.",
-        )
+        yield Figure(path=self.target / "reliability.png", caption=CAPTIONS["reliability.png"])
 
     def shown_cases(self, found: Measured, runs: dict[str, TrainedRun]) -> Iterator[tuple[str, Predictions]]:
         """Yield three test cases, and what each method predicts there."""
@@ -153,7 +159,7 @@ class Report:
         """
         rows: list[Row] = []
         for varied, trainings in experiment.varied:
-            found = read_measured(self.out / "runs", trainings, self.study.structures)
+            found = read_measured(self.out / "runs", trainings, self.study.structures, self.patients)
             if found is None:
                 continue
             if rows and rows[0][1].cases != found.cases:
@@ -177,17 +183,25 @@ class Report:
             shutil.copy(source / SPLIT, self.target / SPLIT)
 
 
+def read_patients(study: Study, out: Path) -> Mapping[str, str]:
+    """Return the patients of the cases, as the split of the study knows them."""
+    places = [out / SPLIT, *(out / "runs" / training.folder / SPLIT for training in study.trainings())]
+    return next((read_split(path).patients for path in places if path.is_file()), {})
+
+
 @click.command()
 @click.argument("study_file", type=click.Path(path_type=Path), metavar="STUDY.toml")
 @click.argument("out", type=click.Path(path_type=Path, exists=True), metavar="OUT")
 @click.option("-o", "--report", "target", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
+@click.option("--tables", is_flag=True, help="Read no network and no store; pictures that need them stay as they are.")
 @reports_errors(extra="all")
-def main(study_file: Path, out: Path, target: Path, debug: bool) -> int:
+def main(study_file: Path, out: Path, target: Path, tables: bool, debug: bool) -> int:
     """Write the report of a study; see the top of this file."""
     study = read_study(study_file)
     target.mkdir(parents=True, exist_ok=True)
-    report = Report(study=study, out=out, target=target)
-    report.keep_runs()
+    report = Report(study=study, out=out, target=target, tables_only=tables, patients=read_patients(study, out))
+    if target.resolve() != out.resolve():
+        report.keep_runs()
     blocks: Sequence[Block] = list(report.blocks())
     write_markdown(target / "report.md", study.title, blocks)
     write_html(target / "report.html", study.title, blocks)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from matrix import Training
 from numpy.typing import NDArray
+from significance import by_patient
 
 from geols_precompute.errors import InputError
 from geols_train.folder import CASES, SUMMARY
@@ -43,6 +44,7 @@ class Measured:
         cases: ids.
         structures: names of classes or regions.
         values: by column, [repeat,case,structure] in the metric's unit; NaN where a distance is not defined.
+        patients: of the cases whose patient has several.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Measured:
     cases: tuple[str, ...]
     structures: tuple[str, ...]
     values: dict[str, NDArray[np.float64]]
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     def only(self, repeats: Collection[int]) -> Measured:
         """Return what some of the repeats measured."""
@@ -67,9 +70,17 @@ class Measured:
             return values[:, :, self.structures.index(structure)]
         return np.asarray(values.mean(axis=2))
 
+    def units(self, metric: Metric, structure: str | None = None) -> NDArray[np.float64]:
+        """Return `of` by what is drawn anew: [repeat,case], or [repeat,patient] where patients have several cases."""
+        return by_patient(self.of(metric, structure), self.cases, self.patients)
 
-def read_measured(runs: Path, trainings: Sequence[Training], structures: Sequence[str]) -> Measured | None:
+
+def read_measured(
+    runs: Path, trainings: Sequence[Training], structures: Sequence[str], patients: Mapping[str, str]
+) -> Measured | None:
     """Return what the finished ones of the repeats of one kind measured; None if none is finished.
+
+    `patients` are those of the split; see `Split.patients`.
 
     Raises:
         InputError: a table has other cases than the first, or lacks a structure.
@@ -98,6 +109,7 @@ def read_measured(runs: Path, trainings: Sequence[Training], structures: Sequenc
         cases=cases,
         structures=tuple(structures),
         values={metric.column: column(metric) for metric in (DSC, SD, HD95, ECE)},
+        patients=patients,
     )
 
 

@@ -1,27 +1,34 @@
-"""Significance: what of a difference is beyond chance.
+"""Significance: what of a difference is beyond chance, for other seeds and for other patients at once.
 
-Values are [repeat,case]. Differences are paired by both: a repeat has the same random seed, and so the same first
-weights, order and augmentation, whatever is compared. A test case is the unit of the paired tests, with its mean over
-repeats: they speak of new cases for these networks. The bootstrap draws repeats and cases, so its intervals also know
-that training has chances of its own, as far as a handful of repeats can tell.
+Values are [repeat,case], or [repeat,patient] where a patient has several cases (`by_patient`). Differences are paired
+by both: a repeat has the same random seed, and so the same first weights, order and augmentation, whatever is compared.
+
+A value is the mean, a share of its repeat, a share of its case, and a rest, all drawn at random: the two-way model with
+random effects and one observation per cell (Searle, Casella and McCulloch 1992, Variance Components, chapter 4). With R
+repeats, C cases and the mean squares of repeats, cases and rest, the mean has the variance
+
+    (MS_cases + max(0, MS_repeats - MS_rest)) / RC
+
+and its degrees of freedom are Satterthwaite's (1946), over the mean squares that are in it. No interval is narrower
+than the share of the repeats alone, with R - 1 degrees of freedom, asks for: Satterthwaite's are too many where few
+repeats by chance are alike. coverage_of_intervals.py measures how often such an interval holds the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy import stats
 
-DRAWS = 10_000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A mean of paired differences, its bootstrap interval, and p of Wilcoxon's signed-rank test over cases."""
+class Estimate:
+    """A mean, its two-way interval, and p of the hypothesis that it is 0; NaN and p = 1 if nothing is defined."""
 
     mean: float
     low: float
@@ -30,42 +37,83 @@ class Difference:
 
 
 def mean_of(values_RC: NDArray[np.float64]) -> float:
-    """Return the mean over cases and repeats, without what is not defined; NaN if nothing is."""
-    return float(np.nanmean(values_RC)) if np.isfinite(values_RC).any() else float("nan")
+    """Return the mean over the cases that are defined in every repeat; NaN if none is."""
+    values_RC = complete(values_RC)
+    return float(values_RC.mean()) if values_RC.size else float("nan")
 
 
 def spread_of(values_RC: NDArray[np.float64]) -> float | None:
     """Return the standard deviation (n - 1) of the repeats' means; None for fewer than two."""
-    means = [mean_of(values_C) for values_C in values_RC]
-    return float(np.std(means, ddof=1)) if len(means) > 1 else None
+    values_RC = complete(values_RC)
+    return float(np.std(values_RC.mean(axis=1), ddof=1)) if len(values_RC) > 1 and values_RC.size else None
 
 
-def interval(values_RC: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean, over repeats and cases; NaN if nothing is defined."""
-    if np.isnan(values_RC).all():
-        return float("nan"), float("nan")
+def complete(values_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cases that are defined in every repeat: the shares of repeats and cases are told apart by those."""
+    return values_RC[:, ~np.isnan(values_RC).any(axis=0)]
+
+
+def by_patient(
+    values_RC: NDArray[np.float64], cases: Sequence[str], patients: Mapping[str, str]
+) -> NDArray[np.float64]:
+    """Return [repeat,patient]: means over the defined cases of each patient, who then count alike.
+
+    Args:
+        values_RC: by case.
+        cases: their ids.
+        patients: of each case; a case that is not named is a patient of its own.
+    """
+    places: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        places.setdefault(patients.get(case, case), []).append(place)
+    means = []
+    for of_patient in places.values():
+        defined_RC = complete(values_RC[:, of_patient])
+        means.append(defined_RC.mean(axis=1) if defined_RC.size else np.full(len(values_RC), np.nan))
+    return np.stack(means, axis=1)
+
+
+def estimate(values_RC: NDArray[np.float64]) -> Estimate:
+    """Return the mean of values with its two-way interval.
+
+    With one repeat the interval is of other cases alone, for this one training.
+    """
+    values_RC = complete(values_RC)
+    if not values_RC.size:
+        return Estimate(mean=np.nan, low=np.nan, high=np.nan, p=1.0)
+    mean, errors = float(values_RC.mean()), _errors(values_RC)
+    half = max(float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error for error, freedom in errors)
+    p = max(float(2 * stats.t.sf(_ratio(abs(mean), error), freedom)) for error, freedom in errors)
+    return Estimate(mean=mean, low=mean - half, high=mean + half, p=p)
+
+
+def _errors(values_RC: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return standard errors of the mean with their degrees of freedom; the one that asks for most counts."""
     R, C = values_RC.shape
-    rng = np.random.default_rng(0)
-    repeats, cases = rng.integers(0, R, (DRAWS, R)), rng.integers(0, C, (DRAWS, C))
-    # a draw of repeats is a weight for each: the sum over them first, which is small, then over cases
-    weights = np.stack([(repeats == r).sum(axis=1) for r in range(R)], axis=1).astype(float)
-    defined = ~np.isnan(values_RC)
-    draws = np.arange(DRAWS)[:, None]
-    total = (weights @ np.where(defined, values_RC, 0))[draws, cases].sum(axis=1)
-    count = (weights @ defined.astype(float))[draws, cases].sum(axis=1)
-    means = total[count > 0] / count[count > 0]
-    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return float(low), float(high)
+    n = R * C
+    if n == 1:
+        return [(np.inf, 1.0)]
+    if 1 in (R, C):
+        return [(float(values_RC.std(ddof=1) / np.sqrt(n)), n - 1.0)]
+    of_repeats_R, of_cases_C = values_RC.mean(axis=1, keepdims=True), values_RC.mean(axis=0, keepdims=True)
+    rest_RC = values_RC - of_repeats_R - of_cases_C + values_RC.mean()
+    repeats = float(C * of_repeats_R.var(ddof=1))
+    cases = float(R * of_cases_C.var(ddof=1))
+    rest = float((rest_RC**2).sum() / ((R - 1) * (C - 1)))
+    beyond = max(0.0, repeats - rest)
+    squares = [(cases, C - 1)] + ([(repeats, R - 1), (rest, (R - 1) * (C - 1))] if beyond else [])
+    below = sum(square**2 / freedom for square, freedom in squares)
+    freedom = (cases + beyond) ** 2 / below if below else C - 1.0
+    return [(float(np.sqrt((cases + beyond) / n)), freedom), (float(np.sqrt(beyond / n)), R - 1.0)]
 
 
-def difference(one_RC: NDArray[np.float64], other_RC: NDArray[np.float64]) -> Difference:
+def _ratio(mean: float, error: float) -> float:
+    return mean / error if error else np.inf if mean else 0.0
+
+
+def difference(one_RC: NDArray[np.float64], other_RC: NDArray[np.float64]) -> Estimate:
     """Return one - other, paired by repeat and case."""
-    paired_RC = one_RC - other_RC
-    paired_C = _mean_over_repeats(paired_RC)
-    paired_C = paired_C[~np.isnan(paired_C)]
-    p = float(wilcoxon(paired_C).pvalue) if paired_C.any() else 1.0
-    low, high = interval(paired_RC)
-    return Difference(mean=mean_of(paired_RC), low=low, high=high, p=p)
+    return estimate(one_RC - other_RC)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -76,9 +124,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p_values))
     adjusted[order] = stepped
     return [float(p) for p in adjusted]
-
-
-def _mean_over_repeats(values_RC: NDArray[np.float64]) -> NDArray[np.float64]:
-    defined = ~np.isnan(values_RC)
-    count_C = defined.sum(axis=0)
-    return np.where(count_C > 0, np.where(defined, values_RC, 0).sum(axis=0) / np.maximum(count_C, 1), np.nan)

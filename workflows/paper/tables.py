@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from page import Cell, Emphasis, Table
 from results import DSC, ECE, HD95, SD, Measured, Metric
-from significance import LEVEL, Difference, difference, holm, interval, mean_of, spread_of
+from significance import LEVEL, Estimate, difference, estimate, holm, mean_of, spread_of
 
 PAPER_METRICS = (DSC, SD, HD95)
 
@@ -44,7 +44,7 @@ def differences_table(name: str, caption: str, rows: Sequence[Row], reference: R
     """Return each row's difference from a reference, in the mean over structures, and whether it is beyond chance.
 
     Compared are the repeats that both have. The family of Holm's correction is the table: every row and metric. A
-    difference counts as one if p, corrected, is below 0.05 and the bootstrap interval leaves out 0.
+    difference counts as one if p, corrected, is below 0.05; its own interval then leaves out 0.
     """
     others = [row for row in rows if row[0] != reference[0]]
     keys = [(label, metric) for label, _ in others for metric in metrics]
@@ -62,25 +62,25 @@ def differences_table(name: str, caption: str, rows: Sequence[Row], reference: R
     return Table(name=name, caption=caption, header=header, rows=cells)
 
 
-def verdict(found: Difference, corrected: float, metric: Metric) -> str:
+def verdict(found: Estimate, corrected: float, metric: Metric) -> str:
     """Say what a difference is: better, worse, or within noise."""
     if np.isnan(found.mean):
         return "not defined"
-    if corrected >= 0.05 or found.low <= 0 <= found.high:
+    if corrected >= 0.05:
         return "within noise"
     return "better" if (found.mean > 0) == metric.more_is_better else "worse"
 
 
 def undefined_note(rows: Sequence[Row]) -> str:
-    """Say how often HD95 was not defined, as one of the two masks was empty."""
+    """Say how often HD95 was not defined, as one of the two masks was empty; such a case is then left out."""
     counts = {label: int(np.isnan(found.values[HD95.column]).sum()) for label, found in rows}
     lacking = [f"{label} {count}" for label, count in counts.items() if count]
     return f"HD95 is not defined, and left out, in: {', '.join(lacking)}." if lacking else "HD95 is defined everywhere."
 
 
-def _difference(one: Measured, other: Measured, metric: Metric) -> Difference:
+def _difference(one: Measured, other: Measured, metric: Metric) -> Estimate:
     shared = set(one.repeats) & set(other.repeats)
-    return difference(one.only(shared).of(metric), other.only(shared).of(metric))
+    return difference(one.only(shared).units(metric), other.only(shared).units(metric))
 
 
 def _column_name(metric: Metric, structure: str | None, structures: bool) -> str:
@@ -90,19 +90,19 @@ def _column_name(metric: Metric, structure: str | None, structures: bool) -> str
 
 def _values(found: Measured, metric: Metric, structure: str | None) -> NDArray[np.float64]:
     # the calibration error is of the whole case, the same in the rows of all structures
-    return found.values[ECE.column][:, :, 0] if metric is ECE else found.of(metric, structure)
+    return found.units(metric, found.structures[0] if metric is ECE else structure)
 
 
 def _mean_cell(found: Measured, metric: Metric, structure: str | None) -> Cell:
     values_RC = _values(found, metric, structure)
-    mean, spread, (low, high) = mean_of(values_RC), spread_of(values_RC), interval(values_RC)
+    mean, spread, at = mean_of(values_RC), spread_of(values_RC), estimate(values_RC)
     n = metric.digits
     deviation = "" if spread is None else f" ± {spread:.{n}f}"
-    numbers = (("mean", mean), ("std", "" if spread is None else spread), ("low", low), ("high", high))
-    return Cell(text=f"{mean:.{n}f}{deviation} [{low:.{n}f}, {high:.{n}f}]", numbers=numbers)
+    numbers = (("mean", mean), ("std", "" if spread is None else spread), ("low", at.low), ("high", at.high))
+    return Cell(text=f"{mean:.{n}f}{deviation} [{at.low:.{n}f}, {at.high:.{n}f}]", numbers=numbers)
 
 
-def _difference_cell(found: Difference, metric: Metric) -> Cell:
+def _difference_cell(found: Estimate, metric: Metric) -> Cell:
     n = metric.digits
     numbers = (("mean", found.mean), ("low", found.low), ("high", found.high))
     return Cell(text=f"{found.mean:+.{n}f} [{found.low:+.{n}f}, {found.high:+.{n}f}]", numbers=numbers)

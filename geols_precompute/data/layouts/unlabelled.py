@@ -20,7 +20,8 @@ from geols_precompute.data.layouts.modalities import (
     split_ending,
 )
 from geols_precompute.data.layouts.nnunet import channels_of, read_json
-from geols_precompute.data.layouts.table import MANIFEST, columns_of, csv_rows, listed_cases
+from geols_precompute.data.layouts.table import MANIFEST, columns_of, listed_cases
+from geols_precompute.data.rows import csv_rows
 from geols_precompute.errors import InputError
 
 #: Folders of a data set that hold its images, the ones to predict first.

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from geols_precompute import MapParameters, load_recipe
 from geols_precompute.agreement import fit as fitting
-from geols_precompute.agreement.patients import halves, read_patients
+from geols_precompute.agreement.patients import halves
+from geols_precompute.data.patients import read_patients
 from geols_precompute.store.reader import VolumeStore
 
 #: Of a border that lies evenly within ±w of the label's. The logistic curve of equal variance falls off by π/w per mm,

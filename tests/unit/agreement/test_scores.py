@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from geols_precompute.agreement.patients import halves, read_patients
+from geols_precompute.agreement.patients import halves
 from geols_precompute.agreement.rivals import rivals
 from geols_precompute.agreement.scores import (
     GED_SAMPLES,
@@ -22,6 +22,7 @@ from geols_precompute.agreement.scores import (
     over_patients,
     softening_aucs,
 )
+from geols_precompute.data.patients import read_patients
 from geols_precompute.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,53 @@ def test_a_saved_split_comes_back(tmp_path):
     split = make_split("5,2,3", CASES, seed=1)
     (tmp_path / "split.json").write_text(json.dumps(split.as_json()))
     assert make_split(str(tmp_path / "split.json"), CASES, seed=9) == split
+
+
+VISITS = {f"p{i // 3:02d}_week{i % 3}": f"p{i // 3:02d}" for i in range(30)}
+
+
+@pytest.mark.parametrize("group", ["(p[0-9]+)_", "patients.csv", "patients.json"])
+def test_a_patient_is_split_whole(tmp_path, group):
+    if group.endswith(".csv"):
+        rows = ["case,patient", *(f"{case},{patient}" for case, patient in VISITS.items())]
+        (tmp_path / group).write_text("\n".join(rows))
+    elif group.endswith(".json"):
+        (tmp_path / group).write_text(json.dumps([{"case": c, "patient": p} for c, p in VISITS.items()]))
+    group = str(tmp_path / group) if "." in group else group
+    split = make_split("7,1,2", list(VISITS), seed=3, group=group)
+    order = [f"p{i:02d}" for i in np.random.default_rng(3).permutation(10)]
+    assert [VISITS[case] for case in split.cases] == [patient for patient in order for _ in range(3)]
+    assert [len(part) for part in (split.train, split.validation, split.test)] == [21, 3, 6]
+    assert split.patients == VISITS
+    # and a run that takes its split from the file knows the patients
+    (tmp_path / "split.json").write_text(json.dumps(split.as_json()))
+    assert make_split(str(tmp_path / "split.json"), list(VISITS), seed=0) == split
+    with pytest.raises(InputError, match="--split 8,1,2 needs 11 patients, but the stores hold 10"):
+        make_split("8,1,2", list(VISITS), seed=3, group=group)
+
+
+@pytest.mark.parametrize("named", ["by the file", "by --group"])
+def test_a_patient_in_two_parts_is_refused(tmp_path, named):
+    document = {"train": ["p00_week0", "p01_week0"], "validation": ["p02_week0"], "test": ["p01_week2"]}
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(document | ({"patients": VISITS} if named == "by the file" else {})))
+    leak = r"patient p01 has p01_week0 in train and p01_week2 in test; a patient belongs to one part$"
+    with pytest.raises(InputError, match=leak):
+        make_split(str(path), list(VISITS), seed=0, group=None if named == "by the file" else "(.*)_week")
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("(p[0-9]+", "neither a .csv or .json file nor a pattern: "),
+        ("p[0-9]+", "nor a pattern with one pair of parentheses"),
+        ("(p0[0-9])_week0", "finds no patient in 20 ids, the first p00_week1"),
+        ("nowhere.csv", "nowhere.csv: cannot be read as CSV"),
+    ],
+)
+def test_groups_that_are_refused(group, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        make_split("7,1,2", list(VISITS), seed=0, group=group)
 
 
 def test_folds_of_nnunet(tmp_path):
