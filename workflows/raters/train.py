@@ -27,10 +27,11 @@ import torch
 from scipy import ndimage
 
 from geols_precompute.agreement.cases import from_volumes
-from geols_precompute.agreement.patients import halves, read_patients
+from geols_precompute.agreement.patients import halves
 from geols_precompute.agreement.scores import Border, energy_distance
 from geols_precompute.arrays import BoolArray, Float64Array
 from geols_precompute.atomic import replace_file
+from geols_precompute.data.patients import read_patients
 from geols_precompute.store.reader import VolumeStore
 from geols_train.checkpoint import load_network
 from geols_train.config import TrainConfig
@@ -39,6 +40,9 @@ from geols_train.folder import BEST
 from geols_train.run import make_reader, make_spec, train_and_test
 from geols_train.splits import Split
 from geols_train.stores import open_stores
+
+sys.path.append(str(Path(__file__).parents[1] / "paper"))
+from significance import estimate
 
 RATER = "1"
 SPLIT_SEED = 0
@@ -87,7 +91,6 @@ SCORES = ("dice", "soft_dice", "brier", "nll", "ged")
 #: Whom the others are compared with.
 RIVALS = ("CE", "SVLS", "GeoLS-border-no-image")
 COLUMNS = ("method", "seed", "case", "patient", *SCORES)
-RESAMPLES = 2000
 _OUT = click.option("-o", "--out", required=True, type=click.Path(path_type=Path))
 
 
@@ -218,7 +221,7 @@ def split_by_patient(patients: Mapping[str, str]) -> Split:
 @click.option("--trial", is_flag=True, help="Of the trials.")
 @_OUT
 def tables(trial: bool, out: Path) -> None:
-    """Print the means with intervals over patients and seeds; write trainings.csv, and trainings-cases.csv."""
+    """Print the means, with intervals for other seeds and patients; write trainings.csv, and trainings-cases.csv."""
     make_tables(out, trial=trial)
 
 
@@ -235,10 +238,9 @@ def make_tables(out: Path, *, trial: bool) -> None:
     table = []
     for score in SCORES:
         values = {method: by_seed_and_patient(rows, method, score, seeds) for method in found}
-        drawn = _draws(*values[found[0]].shape)
         for method in found:
-            differences = [interval(values[method] - values[rival], drawn) for rival in rivals]
-            intervals = [interval(values[method], drawn), *differences]
+            differences = [estimate(values[method] - values[rival]) for rival in rivals]
+            intervals = [(e.mean, e.low, e.high) for e in (estimate(values[method]), *differences)]
             table.append([method, score, *values[method].shape, *(f"{v:.6g}" for i in intervals for v in i)])
             shown = [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" for mean, low, high in intervals]
             print(f"{score:10} {method:22}", *shown, sep="  ")
@@ -261,19 +263,6 @@ def by_seed_and_patient(
     if missing := [seed for seed in seeds for patient in patients if (seed, patient) not in found]:
         raise click.ClickException(f"{method} lacks the training with seed {missing[0]}; finish with run")
     return np.array([[np.mean(found[seed, patient]) for patient in patients] for seed in seeds])
-
-
-def interval(values_SP: Float64Array, drawn: Sequence[tuple[Any, Any]]) -> tuple[float, float, float]:
-    """Return the mean, and its percentile interval of 95 % over patients and seeds that are drawn anew."""
-    means = [values_SP[np.ix_(seeds, patients)].mean() for seeds, patients in drawn]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(values_SP.mean()), float(low), float(high)
-
-
-def _draws(seeds: int, patients: int) -> list[tuple[Any, Any]]:
-    """Return which seeds and which patients each resample has; those of one patient stay together over seeds."""
-    rng = np.random.default_rng(0)
-    return [(rng.integers(0, seeds, seeds), rng.integers(0, patients, patients)) for _ in range(RESAMPLES)]
 
 
 # --- files and commands -----------------------------------------------------------------------------------------------
