@@ -92,6 +92,7 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     Exit status: 0 done, 2 wrong usage, unreadable input or a training that cannot go on, 130 stopped, and it can go on.
     """
     from geols_train.folder import holds_run, require_free
+    from geols_train.idle import refuse_idle
     from geols_train.run import resumed_config, run_name, train_and_test
 
     given = {name: value for name, value in flags.items() if value is not None}
@@ -107,6 +108,7 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
         config = resumed_config(folder, settings)
     else:
         require_free(folder)
+    refuse_idle(given, config)
     try:
         summary = train_and_test(config, folder, resume=resume)
     except KeyboardInterrupt as request:

@@ -17,6 +17,7 @@ import torch
 
 from geols_precompute.atomic import refuse_link, replace_file
 from geols_precompute.errors import InputError, MissingExtraError
+from geols_precompute.formatting import duration
 from geols_train.folder import LOG, writing_run
 
 
@@ -118,6 +119,25 @@ def _summary_writer(folder: Path, after: int) -> Any:
     except ImportError as error:
         raise MissingExtraError("tensorboard", "tensorboard") from error
     return SummaryWriter(str(folder), purge_step=after + 1)
+
+
+class RunClock:
+    """How long a whole run will go on: every batch that is left takes as long as one took so far, validation included.
+
+    Args:
+        done: batches that were done before the clock began, in an earlier part of a resumed run.
+        total: batches of the run, those of its later trainings too.
+    """
+
+    def __init__(self, *, done: int, total: int) -> None:
+        self._before, self._total, self._started = done, total, time.monotonic()
+
+    def left(self, done: int) -> str:
+        """Return the time left after `done` batches, in words; empty at the end, and where nothing is known yet."""
+        now = done - self._before
+        if now < 1 or done >= self._total:
+            return ""
+        return f"{duration((time.monotonic() - self._started) / now * (self._total - done))} left"
 
 
 class StepTimer:

@@ -37,6 +37,7 @@ from geols_train.folder import (
     require_free,
     writing_run,
 )
+from geols_train.forecast import cpu_note, padding_note
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.softening import Softening
 from geols_train.splits import Split, checked_split, make_split, read_split
@@ -84,6 +85,11 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_size(config, stores, split.cases)
     spec = make_spec(config, stores)
+    if world.is_main:
+        shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
+        slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""
+        for note in filter(None, (padding_note(config, shapes), slow)):
+            click.echo(f"note: {note}")
     with ExitStack() as held:
         # pictures show images, tables name cases, and a network may remember what it has learnt from
         held.enter_context(made_for(readers_of(stores.files(split.cases), folder)))
@@ -127,12 +133,13 @@ def _train_repeats(
     """Train and test with one seed after the other; write and return the summary of all."""
     summaries = []
     for repeat in range(config.repeats):
+        later = config.repeats - repeat - 1
         below = folder / f"repeat-{repeat + 1}"
         with writing_run(below):
             refuse_link(below)
             below.mkdir(exist_ok=True)
         seed = config.random_seed + repeat
-        summaries.append(train_once(config, reader, split, spec, below, seed, world, resume=resume))
+        summaries.append(train_once(config, reader, split, spec, below, seed, world, resume=resume, later=later))
     measured = mean_and_std([{name: summary[name] for name in MEASURED} for summary in summaries])
     summary = {"repeats": config.repeats, **summaries[0], **measured}
     if world.is_main:
@@ -151,8 +158,12 @@ def train_once(
     world: World,
     *,
     resume: bool,
+    later: int = 0,
 ) -> dict[str, Any]:
-    """Train one network, test the best of its epochs, and write and return the summary."""
+    """Train one network, test the best of its epochs, and write and return the summary.
+
+    `later` trainings of the run follow this one: they count in the time that is left.
+    """
     if resume and (done := _finished(folder, config.epochs, reader.store_digests(), spec)):
         return done
     with explain_out_of_memory("--features (now " + ",".join(map(str, config.features)) + ")"):
@@ -160,7 +171,7 @@ def train_once(
     if resume:
         trainer.restore()
     click.echo(printable_lines(describe(config, split, trainer)))
-    state = trainer.train()
+    state = trainer.train(later=later)
     _, network = load_network(folder / BEST, trainer.device)
     evaluator, results = trainer.evaluator, []
     # nnU-Net's folds have no test cases: the validation cases are then reported, and the summary says so

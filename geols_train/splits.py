@@ -103,6 +103,15 @@ def _bounds(counts: Sequence[int]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
+def is_drawn(rule: str) -> bool:
+    """Whether a rule draws a split, and does not read it from a file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return _three_numbers(rule) is not None
+
+
 def _three_numbers(rule: str) -> list[float] | None:
     try:
         numbers = [float(part) for part in rule.split(",")]

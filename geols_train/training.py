@@ -38,7 +38,7 @@ from geols_train.device import (
 )
 from geols_train.evaluate import Evaluator
 from geols_train.folder import BEST, LAST, writing_run
-from geols_train.log import RunLog, StepTimer
+from geols_train.log import RunClock, RunLog, StepTimer
 from geols_train.loss import Objective
 from geols_train.splits import Split
 from geols_train.stores import require_same_stores
@@ -114,6 +114,7 @@ class Trainer:
         self.evaluator = Evaluator(reader=reader, spec=spec, extent=config.eval, precision=config.precision)
         self.state = TrainState()
         self.timer = StepTimer(self.device, enabled=config.profile)
+        self.clock = self.make_clock()
 
     def make_loader(self, cases: tuple[str, ...]) -> DataLoader[StoredWindow]:
         """Return what loads the batches, out of the stores or of the cache that the configuration asks for."""
@@ -137,13 +138,20 @@ class Trainer:
         """Batches that this training has gone through."""
         return self.state.epoch * len(self.batches) + len(self.state.losses)
 
+    def make_clock(self, later: int = 0) -> RunClock:
+        """Return a clock that begins now, for this training and `later` ones."""
+        return RunClock(done=self.batches_done, total=self.config.epochs * (1 + later) * len(self.batches))
+
     @property
     def precision(self) -> str:
         """The arithmetic of the network: bf16 or float32."""
         return "bf16" if uses_bf16(self.device, self.config.precision) else "float32"
 
-    def train(self) -> TrainState:
+    def train(self, *, later: int = 0) -> TrainState:
         """Train to the last epoch.
+
+        Args:
+            later: trainings as long as this one that follow it, which count in the time that is left.
 
         Raises:
             TrainingError: a loss or a gradient is not finite.
@@ -156,6 +164,7 @@ class Trainer:
             f"--batch-size (now {self.config.batch_size}; --accumulate makes up for it), --crop or --window (now "
             f"{' '.join(map(str, self.spec.window))}), or --features"
         )
+        self.clock = self.make_clock(later)
         log = RunLog(
             self.folder,
             tensorboard=self.config.tensorboard,
@@ -204,7 +213,7 @@ class Trainer:
             loss, lr = self.train_step(stored)
             self.state.losses.append(loss)
             log.write({"loss": loss, "lr": lr}, self.batches_done)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.4f}, run {self.clock.left(self.batches_done)}", refresh=False)
             place, size = self.place_in_group(len(self.state.losses) - 1)
             if place == size - 1:
                 # gradients that wait for the rest of their group are in no checkpoint
@@ -299,6 +308,7 @@ class Trainer:
 
     def end_epoch(self, log: RunLog, dice: list[float], seconds: float) -> None:
         """Write what an epoch has brought, begin the next, and keep the network if it is the best so far."""
+        left = self.clock.left((self.state.epoch + 1) * len(self.batches))
         epoch, loss, mean_dice = self.state.epoch + 1, float(np.mean(self.state.losses)), float(np.mean(dice))
         by_class = dict(zip(self.spec.classes.foreground, dice, strict=True))
         metrics = {
@@ -312,6 +322,7 @@ class Trainer:
         click.echo(
             f"epoch {epoch} of {self.config.epochs}: loss {loss:.4f}, validation Dice {mean_dice:.4f} "
             f"({', '.join(f'{name} {value:.3f}' for name, value in by_class.items())}), {seconds:.1f} s"
+            f"{f', {left}' if left else ''}"
         )
         is_best = mean_dice > self.state.best_dice
         self.state = TrainState(

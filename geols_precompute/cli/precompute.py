@@ -138,10 +138,12 @@ def precompute(
     Exit status: 0 all done, 1 some cases failed, 2 wrong usage or unreadable input.
     """
     # Imported here so that --help and wrong usage answer at once.
+    from geols_precompute.run.executor import require_one_place
     from geols_precompute.run.plan import plan_run
     from geols_precompute.run.precompute import precompute as run
 
-    others = {"--dry-run": dry_run, "--part": part, "--scheduler": scheduler, "--reuse": reuse}
+    require_one_place(workers, scheduler)
+    others = {"--dry-run": dry_run, "--part": part, "--scheduler": scheduler, "--reuse": reuse, "--workers": workers}
     if preview is not None and (ignored := [name for name, value in others.items() if value]):
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     given = {name: value for name, value in map_flags.items() if value is not None}

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from geols_precompute.data.formats.detached import source_files
+from geols_precompute.errors import RecipeError
 from geols_precompute.formatting import readable
 from geols_precompute.recipe.parameters import ResolvedRecipe
 from geols_precompute.run import dask, existing
@@ -20,6 +21,16 @@ SHORT_WORK = 300e6
 SHORT_NEED = 2e9
 #: How many times as long as raster scans other ways to compute distances take.
 _SLOWER = 30
+
+
+def require_one_place(workers: int | None, scheduler: str | None) -> None:
+    """Refuse a number of workers for a cluster that has its own.
+
+    Raises:
+        RecipeError: both are given.
+    """
+    if scheduler is not None and workers is not None:
+        raise RecipeError("--workers belongs to a cluster on this machine; the one at --scheduler has its own")
 
 
 @contextmanager
@@ -47,7 +58,9 @@ def executor_for(
 
     Raises:
         ClusterError: there is no such cluster, or memory is too small for the largest case.
+        RecipeError: see `require_one_place`.
     """
+    require_one_place(workers, scheduler)
     with ExitStack() as stack:
         executor: dask.InProcess | dask.OnDask = dask.InProcess()
         if tasks and scheduler is not None:

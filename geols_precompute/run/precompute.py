@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from geols_precompute.atomic import in_use
-from geols_precompute.errors import RecipeError
 from geols_precompute.progress import Progress
 from geols_precompute.recipe.parameters import Recipe
 from geols_precompute.run.execute import Summary, create_stores, execute
-from geols_precompute.run.executor import executor_for
+from geols_precompute.run.executor import executor_for, require_one_place
 from geols_precompute.run.plan import describe, plan_run
 
 
@@ -59,8 +58,7 @@ def precompute(
         >>> summary.computed, summary.failures                                    # doctest: +SKIP
         (10, {})
     """
-    if scheduler is not None and workers is not None:
-        raise RecipeError("--workers belongs to a cluster on this machine; the one at --scheduler has its own")
+    require_one_place(workers, scheduler)
     progress = progress or Progress()
     data_path, out_path = Path(data), Path(out) if out is not None else None
     if scheduler is not None:

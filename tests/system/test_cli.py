@@ -86,6 +86,8 @@ def test_failures_exit_with_1_and_are_named(nnunet, tmp_path):
         (["--iterations", "9999999999"], "iterations must be"),
         (["--engine", "geodistk", "--metric", "riemannian"], "geodistk"),
         (["--decay", "0"], "decay"),
+        (["--dry-run", "--scheduler", "tcp://localhost:1"], "--workers belongs to a cluster on this machine"),
+        (["--preview", "case_00", "--workers", "2"], "computes one case, here and now: leave out --workers"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(nnunet, args, says):
