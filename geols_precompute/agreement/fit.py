@@ -319,7 +319,10 @@ def brier_scores(
             calibrated[case] = sum(scores) / len(scores)
             plain[case] = sum(h.brier(as_it_stands()) for h in usable.values()) / len(usable)
     if not calibrated:
-        raise InputError("too few patients with several raters to choose by: two halves of a half are needed")
+        raise InputError(
+            f"too few patients with several raters to choose by: the store has {len(folds)} cases of their fit half; "
+            "two halves of it are needed"
+        )
     return {"calibrated": calibrated, "as_it_stands": plain}
 
 

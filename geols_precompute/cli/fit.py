@@ -39,10 +39,17 @@ def fit(
     from geols_precompute.agreement.fit import fit_recipe, is_log, recipe_text
     from geols_precompute.atomic import refuse_foreign, replace_file, writing_to
     from geols_precompute.data.patients import read_patients
+    from geols_precompute.run.state import planned_cases
     from geols_precompute.store.reader import VolumeStore
 
     opened = VolumeStore.open(volumes)
     chosen_rater(opened.preprocessing, volumes)
+    planned = set(planned_cases(volumes.parent))
+    if lacking := planned - set(opened.cases):
+        say(
+            f"note: {volumes} is incomplete: {len(planned) - len(lacking)} of {len(planned)} planned cases are there; "
+            "geols-precompute is still running, was stopped, or some cases failed"
+        )
     refuse_foreign(out, lambda path: path.read_bytes()[:40].startswith(b"# Chosen by geols-store fit"))
     log = out.with_name(f"{out.name}.jsonl")
     refuse_foreign(log, is_log)

@@ -66,7 +66,7 @@ def estimate(plan: Plan, on_case: OnCase = lambda case, error: None) -> Estimate
         try:
             geometry = read_case_header(task.case, modalities=len(plan.recipe.preprocessing.modalities))
             sized.append((math.prod(prepared_size(geometry, plan.recipe.preprocessing)), task))
-            needs.append(case_bytes(geometry, plan.recipe))
+            needs.append(case_bytes(geometry, plan.recipe, raters=len(task.case.raters)))
             on_case(task.case.id, "")
         except InputError as error:
             problems.append(Problem(case_id=task.case.id, reason=str(error)))

@@ -19,7 +19,7 @@ from geols_precompute.data.headers import read_case_header
 from geols_precompute.data.prepare import prepared_size
 from geols_precompute.errors import ClusterError, InputError
 from geols_precompute.formatting import readable
-from geols_precompute.recipe.parameters import CHANNELS_AT_ONCE, ResolvedRecipe
+from geols_precompute.recipe.parameters import CHANNELS_AT_ONCE, CONSENSUS, ResolvedRecipe
 
 #: Headers that are read to find the largest case among those with the largest files.
 CANDIDATES = 16
@@ -42,10 +42,10 @@ class Workers:
     note: str = ""
 
 
-def case_bytes(geometry: Geometry, recipe: ResolvedRecipe) -> int:
-    """Return about how much memory a worker needs for a case whose files lie on this grid."""
+def case_bytes(geometry: Geometry, recipe: ResolvedRecipe, *, raters: int = 0) -> int:
+    """Return about how much memory a worker needs for a case on this grid, with label maps of so many raters."""
     source, prepared = math.prod(geometry.size), math.prod(prepared_size(geometry, recipe.preprocessing))
-    return needed_bytes(source, prepared, recipe)
+    return needed_bytes(source, prepared, recipe, raters=raters)
 
 
 def largest_need(cases: Iterable[Case], recipe: ResolvedRecipe) -> int:
@@ -60,7 +60,7 @@ def largest_need(cases: Iterable[Case], recipe: ResolvedRecipe) -> int:
     for case in sorted(cases, key=file_bytes, reverse=True)[:CANDIDATES]:
         with suppress(InputError):
             geometry = read_case_header(case, modalities=len(recipe.preprocessing.modalities))
-            needs.append(case_bytes(geometry, recipe))
+            needs.append(case_bytes(geometry, recipe, raters=len(case.raters)))
     return max(needs)
 
 
@@ -120,19 +120,21 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def needed_bytes(source_voxels: int, prepared_voxels: int, recipe: ResolvedRecipe) -> int:
+def needed_bytes(source_voxels: int, prepared_voxels: int, recipe: ResolvedRecipe, *, raters: int = 0) -> int:
     """Return about how much memory a worker needs for a case: the larger of reading it and of computing its maps.
 
     Every term is what the step holds, in bytes per voxel. Maps are written a few channels at a time, so that their
-    number does not count.
+    number does not count. Raters are all read where they are kept or a consensus is made of them.
     """
     modalities, at_once = len(recipe.preprocessing.modalities), min(len(recipe.channels), CHANNELS_AT_ONCE)
     is_averaged = recipe.maps.modalities == "average" and modalities > 1
     images = modalities if recipe.maps.modalities == "joint" else 1
     distances = 1 if recipe.maps.iterations == "exact" else at_once
     is_changed = recipe.preprocessing.clip is not None or prepared_voxels != source_voxels
-    read = source_voxels * _FLOAT * (modalities + 1)  # and label values
-    prepared = prepared_voxels * (1 + (_FLOAT * modalities if is_changed else 0))
+    read_raters = raters if recipe.preprocessing.keep_raters or recipe.preprocessing.rater in CONSENSUS else 0
+    read = source_voxels * _FLOAT * (modalities + 1 + read_raters)  # and label values
+    changed = _FLOAT * (modalities + read_raters) if is_changed else 0
+    prepared = prepared_voxels * (1 + read_raters + changed)
     workspace = _FLOAT * _PADDED * (images + distances)
     per_class = _FLOAT * (2 if is_averaged else 1) + 2  # floats, seeds, and what is stored
     computing = prepared_voxels * (at_once * per_class + workspace + _TEMPORARY)

@@ -75,7 +75,7 @@ SETTINGS: dict[str, Any] = {
     "window": (8, 32, 32),
     "overlap": 0.25,
     "eval": "crop",
-    "epochs": 12,
+    "epochs": 20,
     "batch_size": 4,
     "lr": 3e-3,
     "schedule": "poly",

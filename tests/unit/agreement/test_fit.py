@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from commands import error_line, store
@@ -126,3 +128,13 @@ def test_stores_without_other_raters_cannot_be_fitted(nnunet, tmp_path):
     precompute(nnunet(cases=1), out=tmp_path / "o", workers=0)
     result = store("fit", tmp_path / "o/volumes.zarr", "-o", tmp_path / "f.toml")
     assert "agreement needs several" in error_line(result)
+
+
+def test_a_store_that_is_incomplete_is_said_to_be(tmp_path):
+    root = write_raters(tmp_path, within(1.6, follows_image=False), cases=2)
+    out = rated_stores(root)
+    planned = [f"case{number:02d}" for number in range(5)]
+    (out / "plan.json").write_text(json.dumps({"planned": planned}))  # as it is while the other three are computed
+    result = store("fit", out / "volumes.zarr", "--workers", "0", "-o", tmp_path / "f.toml")
+    assert "volumes.zarr is incomplete: 2 of 5 planned cases are there; geols-precompute is still" in result.output
+    assert "too few patients with several raters to choose by: the store has 1 cases of their" in error_line(result)

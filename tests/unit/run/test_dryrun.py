@@ -15,8 +15,11 @@ from runs import plan_of, run
 from geols_precompute.data import volumes
 from geols_precompute.data.headers import read_case_header, read_header
 from geols_precompute.formatting import duration, readable
+from geols_precompute.recipe.classes import ClassTable
+from geols_precompute.recipe.parameters import Preprocessing, ResolvedRecipe
 from geols_precompute.run import estimate as dryrun
 from geols_precompute.run import task
+from geols_precompute.run.memory import needed_bytes
 
 
 def tree(folder):
@@ -175,3 +178,14 @@ def test_what_a_killed_trial_left_is_removed_by_the_next(nnunet):
     (left / "volumes.zarr").mkdir(parents=True)
     assert precompute("--dry-run", root).exit_code == 0
     assert not list(root.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(("kept", "rater", "read"), [(True, "1", 4), (False, "majority", 4), (False, "1", 0)])
+def test_raters_that_are_read_take_memory(kept, rater, read):
+    def need(raters):
+        preprocessing = Preprocessing(modalities=("ct",), rater=rater, keep_raters=kept)
+        recipe = ResolvedRecipe(classes=ClassTable.from_names({1: "a"}), preprocessing=preprocessing)
+        return needed_bytes(10**8, 10**8, recipe, raters=raters)
+
+    # label values of the files in 4 bytes, class indices in 1
+    assert need(4) - need(0) == read * 5 * 10**8
