@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from geols_precompute.errors import RecipeError
+from geols_precompute.formatting import listed
 from geols_precompute.softlabel import WIDTHS, MethodName, Normalize
 
 Augment = Literal["paper", "flips", "none"]
@@ -250,8 +251,7 @@ class TrainConfig:
                 object.__setattr__(self, name, of_method.get(self.method))
             elif self.method not in of_method:
                 raise RecipeError(
-                    f"--{name} is read by --method {', '.join(of_method)} only; the method is {self.method}: leave it "
-                    "out, or choose one of those"
+                    f"--{name} belongs to --method {listed(of_method)}; here is --method {self.method}: leave it out"
                 )
         for name in ("crop", "window"):
             if size := getattr(self, name):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from geols_precompute.errors import RecipeError
+from geols_precompute.formatting import listed
 from geols_train.config import TrainConfig
 from geols_train.splits import is_drawn
 from geols_train.targets import METHODS, Method
@@ -27,11 +28,10 @@ class _Reader:
 
 
 def _of_method(reads: Callable[[Method], bool], more: str = "") -> _Reader:
-    names = [name for name, method in METHODS.items() if reads(method)]
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    names = (name for name, method in METHODS.items() if reads(method))
     return _Reader(
         reads=lambda config: reads(METHODS[config.method]),
-        belongs=f"--method {listed}",
+        belongs=f"--method {listed(names)}",
         instead=lambda config: f"--method {config.method}{more}",
     )
 

@@ -75,7 +75,7 @@ SETTINGS: dict[str, Any] = {
     "window": (8, 32, 32),
     "overlap": 0.25,
     "eval": "crop",
-    "epochs": 20,
+    "epochs": 12,
     "batch_size": 4,
     "lr": 3e-3,
     "schedule": "poly",

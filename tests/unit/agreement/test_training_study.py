@@ -1,4 +1,4 @@
-"""The study of trainings: scores by hand, intervals over patients and seeds, and a split that keeps patients apart."""
+"""The study of trainings: scores by hand, and a split that keeps patients apart."""
 
 from __future__ import annotations
 
@@ -59,16 +59,6 @@ def test_no_patient_is_in_two_parts():
     parts = [{patients[case] for case in part} for part in (split.train, split.validation, split.test)]
     assert [len(part) for part in parts] == [20, 5, 25]
     assert len(set.union(*parts)) == 50
-
-
-def test_an_interval_over_patients_and_seeds_is_as_wide_as_the_variance_of_both_says():
-    rng = np.random.default_rng(1)
-    seeds, patients = rng.normal(0, 1.0, (40, 1)), rng.normal(0, 2.0, (1, 100))
-    values = 3.0 + seeds + patients
-    mean, low, high = train.interval(values, train._draws(40, 100))
-    assert mean == pytest.approx(values.mean())
-    wanted = 2 * 1.96 * np.sqrt(seeds.var() / 40 + patients.var() / 100)
-    assert high - low == pytest.approx(wanted, rel=0.1)
 
 
 def test_a_training_that_is_missing_is_named():

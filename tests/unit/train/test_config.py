@@ -57,10 +57,10 @@ def test_a_setting_of_one_method_has_that_methods_default_and_is_kept(tmp_path):
         ({"method": "dice"}, "--method must be one of geols, ce, ls, fl, svls, .*, raters, got 'dice'"),
         (
             {"method": "ce", "width": 1},
-            "--width is read by --method gauss, sdf, dilate, bls, nuls only; .* is ce: leave",
+            "--width belongs to --method gauss, sdf, dilate, bls and nuls; here is --method ce: leave",
         ),
-        ({"penalty": 0.1}, "--penalty is read by --method nacl, mbls only; the method is geols"),
-        ({"method": "nacl", "margin": 1}, "--margin is read by --method mbls only; the method is nacl"),
+        ({"penalty": 0.1}, "--penalty belongs to --method nacl and mbls; here is --method geols"),
+        ({"method": "nacl", "margin": 1}, "--margin belongs to --method mbls; here is --method nacl"),
         ({"method": "gauss", "width": 0}, "--width must be a positive number, got 0"),
         ({"method": "mbls", "margin": -1}, "--margin must be a number of at least 0, got -1"),
         ({"normalize": "max"}, "--normalize must be one of sum, none"),

@@ -21,7 +21,10 @@ def data(tmp_path_factory):
     [
         (["--flip-axes", "x"], "--flip-axes belongs to --augment flips; here is --augment paper, which flips and"),
         (["--augment", "none", "--flip-axes", "x"], "--flip-axes belongs to --augment flips; here is --augment none:"),
-        (["--method", "ce", "--alpha", "0.1"], "--alpha belongs to --method geols and ls; here is --method ce: leave"),
+        (
+            ["--method", "ce", "--alpha", "0.1"],
+            "--alpha belongs to --method geols, ls, dilate and bls; here is --method ",
+        ),
         (["--method", "svls", "--normalize", "none"], "--normalize belongs to --method geols; here is --method svls"),
         (["--focal-gamma", "2"], "--focal-gamma belongs to --method fl; here is --method geols: leave it out"),
         (["--method", "ls", "--labels", "labels"], "--labels belongs to --method geols; here is --method ls, which "),
