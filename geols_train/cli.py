@@ -186,7 +186,7 @@ def _reason(error: Exception) -> str:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """Return a summary as a table for a terminal, a structure per line."""
-    rows = [("", "Dice", "surface Dice 2 mm", "HD95 mm")]
+    rows = [("", "Dice", f"surface Dice {summary['surface_tolerance_mm']:g} mm", "HD95 mm")]
     for name, found in summary["structures"].items():
         rows.append((name, *(_number(found[key]) for key in ("dice", "surface_dice", "hd95_mm"))))
     rows.append(("mean foreground", _number(summary["mean_foreground_dice"]), "", ""))

@@ -18,7 +18,8 @@ from geols_precompute.softlabel import WIDTHS, MethodName, Normalize
 Augment = Literal["paper", "flips", "none"]
 Cache = Literal["none", "ram", "device"]
 Extent = Literal["whole", "crop"]
-Precision = Literal["auto", "bf16", "float32"]
+Criterion = Literal["dice", "regions", "loss"]
+Precision = Literal["auto", "bf16", "tf32", "float32"]
 Schedule = Literal["constant", "poly"]
 #: Voxels along z, y and x.
 Size = tuple[int, int, int]
@@ -85,6 +86,7 @@ _COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a cou
 _SEED = Kind(flag=int, valid=lambda v: _is_whole(v) and v < 2**63, expected="a whole number from 0 to below 2^63")
 _PROCESSES = Kind(flag=int, valid=lambda v: v is None or _is_whole(v), expected="a count of processes")
 _TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v) and "\0" not in v, expected="a text")
+_OPTIONAL_POSITIVE = Kind(flag=float, valid=lambda v: v is None or _POSITIVE.valid(v), expected=_POSITIVE.expected)
 _OPTIONAL_TEXT = Kind(flag=str, valid=lambda v: v is None or _TEXT.valid(v), expected=_TEXT.expected)
 _AXES = Kind(
     flag=str, valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), expected="some of z, y and x"
@@ -203,6 +205,7 @@ class TrainConfig:
     accumulate: int = option(1, _COUNT, _OPTIMISATION, "Batches per step of the optimiser; gradients are averaged.")
     lr: float = option(1e-4, _POSITIVE, _OPTIMISATION, "Learning rate of Adam at the start.")
     weight_decay: float = option(1e-4, _NOT_NEGATIVE, _OPTIMISATION, "Of Adam.")
+    adam_eps: float = option(1e-8, _POSITIVE, _OPTIMISATION, "ε of Adam; some trainers take 1e-4 or 1e-7.")
     schedule: Schedule = option(
         "constant", _choice(Schedule), _OPTIMISATION, "Of the learning rate; poly ends at 0, by a power of 0.9."
     )
@@ -222,10 +225,28 @@ class TrainConfig:
     intensity: bool = option(False, _SWITCH, _AUGMENTATION, "Also vary noise, brightness, contrast and gamma.")
 
     eval: Extent = option("whole", _choice(Extent), _EVALUATION, "What is evaluated of a volume.")
+    checkpoint: Criterion = option(
+        "dice",
+        _choice(Criterion),
+        _EVALUATION,
+        "What the best epoch is best in, on the validation cases: mean Dice of classes or of regions, or the loss.",
+    )
+    surface_tolerance: float | None = option(
+        None,
+        _OPTIONAL_POSITIVE,
+        _EVALUATION,
+        "Of surface Dice, and width of the border band of the calibration, in mm.",
+        shown="1 mm, or a voxel's longest side",
+    )
     overlap: float = option(0.5, _OVERLAP, _EVALUATION, "Share of a window that its neighbour has too, 0 to below 1.")
 
     device: str = option("auto", _TEXT, _HARDWARE, "auto, cpu, cuda, cuda:N or mps.", may_change=True)
-    precision: Precision = option("auto", _choice(Precision), _HARDWARE, "auto is bf16 on a GPU that has it.")
+    precision: Precision = option(
+        "auto",
+        _choice(Precision),
+        _HARDWARE,
+        "auto is bf16 on a GPU that has it, else float32; tf32 is float32 with rounded factors.",
+    )
     workers: int | None = option(
         None, _PROCESSES, _HARDWARE, "Processes that load batches.", shown="4, or 0 on a CPU", may_change=True
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -88,6 +88,26 @@ def avoid_amx(device: torch.device, precision: Precision) -> None:
     """
     if device.type == "cpu" and uses_bf16(device, precision):
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+
+
+def arithmetic(device: torch.device, precision: Precision) -> str:
+    """Return what a network is computed in: bf16, tf32 (float32 whose factors are rounded to 10 bits) or float32."""
+    if uses_bf16(device, precision):
+        return "bf16"
+    return "tf32" if precision == "tf32" and device.type == "cuda" else "float32"
+
+
+def set_arithmetic(device: torch.device, precision: Precision) -> None:
+    """Have a GPU compute float32 as float32 unless tf32 is asked for, and try out its convolutions for each shape.
+
+    torch rounds the factors of float32 convolutions on a GPU unless told otherwise. A run has few shapes, so what
+    cuDNN finds fastest for each serves for all of it.
+    """
+    if device.type == "cuda":
+        rounded = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = rounded
+        torch.set_float32_matmul_precision("high" if rounded else "highest")
+        torch.backends.cudnn.benchmark = True
 
 
 def default_workers(device: torch.device) -> int:
@@ -215,6 +235,10 @@ class World:
     def data_parallel(self, network: nn.Module) -> nn.Module:
         """Return a network whose backward pass averages the gradients over processes."""
         return network if self.size == 1 else DistributedDataParallel(network)
+
+    def gradients_stay(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which a backward pass leaves the gradients in this process, to be averaged later."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def barrier(self) -> None:
         """Wait until every process is here."""

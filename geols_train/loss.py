@@ -11,7 +11,7 @@ class index is not 255.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,9 +29,12 @@ from geols_train.config import TrainConfig
 from geols_train.device import World
 from geols_train.targets import METHODS, Mix, one_hot
 
-#: Voxels per slab and device type: what fits a CPU's cache, and what keeps a GPU busy.
-SLAB = {"cpu": 2**16}
-LARGE_SLAB = 2**21
+#: Voxels per slab: what fits a CPU's cache; on other devices, whose memory is not known, what keeps them busy.
+CPU_SLAB, OTHER_SLAB = 2**16, 2**21
+#: On a GPU a slab may take this share of its memory, so that most batches are one: every launch costs there.
+SHARE_OF_MEMORY = 1 / 16
+#: What lives at once beside the gradient, in float32 values per voxel and class.
+_LIVE = 6
 
 
 class SoftCrossEntropy(nn.Module):
@@ -272,6 +275,25 @@ def _mean(loss: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 # --- fused ------------------------------------------------------------------------------------------------------------
 
 
+def slab_voxels(device: torch.device, n_classes: int) -> int:
+    """Return how many voxels go through the fused loss together on a device."""
+    if device.type == "cuda":
+        return _slab_of_memory(torch.cuda.get_device_properties(device).total_memory, n_classes)
+    return CPU_SLAB if device.type == "cpu" else OTHER_SLAB
+
+
+def _slab_of_memory(total_bytes: int, n_classes: int) -> int:
+    return max(OTHER_SLAB, int(total_bytes * SHARE_OF_MEMORY) // (4 * n_classes * _LIVE))
+
+
+def slabs(cases: int, voxels: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Yield (cases, voxels) that cover a batch, each of at most `most` voxels: several whole cases, or parts of one."""
+    together = max(1, most // voxels)
+    for case in range(0, cases, together):
+        for start in range(0, voxels, most):
+            yield slice(case, min(cases, case + together)), slice(start, min(voxels, start + most))
+
+
 def fused_cross_entropy(
     logits: torch.Tensor,
     label: torch.Tensor,
@@ -312,30 +334,27 @@ class _FusedCrossEntropy(torch.autograd.Function):
         # voxels is too small for float16
         dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         gradient_BCV = torch.empty_like(logits_BCV, dtype=dtype) if ctx.needs_input_grad[0] else None
-        V = logits_BCV.shape[-1]
-        size = SLAB.get(logits.device.type, LARGE_SLAB)
+        most = slab_voxels(logits.device, C)
         with torch.autocast(logits.device.type, enabled=False):
-            for case in range(B):
-                one = slice(case, case + 1)
-                for start in range(0, V, size):
-                    voxels = slice(start, min(V, start + size))
-                    label_V = label_BV[case, voxels]
-                    counted_V = label_V != IGNORE_INDEX
-                    target_CV = mix.soft_label(
-                        label_V[None],
-                        None if maps_BKV is None else maps_BKV[one, :, voxels],
-                        None if present is None else present[one],
-                        C,
-                    )[0]
-                    logits_CV = logits_BCV[case, :, voxels].float()
-                    normaliser_V = logits_CV.logsumexp(dim=0)
-                    mass_V = target_CV.sum(dim=0)
-                    loss_V = mass_V * normaliser_V - (target_CV * logits_CV).sum(dim=0)
-                    # where, not a product: a voxel that does not count must not spread its NaN or infinity
-                    total += torch.where(counted_V, loss_V, 0).sum()
-                    if gradient_BCV is not None:
-                        slope_CV = (logits_CV - normaliser_V).exp_().mul_(mass_V).sub_(target_CV)
-                        gradient_BCV[case, :, voxels] = torch.where(counted_V, slope_CV, 0).div_(count)
+            # from here on B are the cases and V the voxels of a slab
+            for cases, voxels in slabs(B, logits_BCV.shape[-1], most):
+                slab_label_BV = label_BV[cases, voxels]
+                ignored_B1V = slab_label_BV[:, None] == IGNORE_INDEX
+                target = mix.soft_label(
+                    slab_label_BV,
+                    None if maps_BKV is None else maps_BKV[cases, :, voxels],
+                    None if present is None else present[cases],
+                    C,
+                )
+                slab = logits_BCV[cases, :, voxels].float()
+                normaliser_B1V = slab.logsumexp(dim=1, keepdim=True)
+                mass_B1V = target.sum(dim=1, keepdim=True)
+                loss_B1V = mass_B1V * normaliser_B1V - (target * slab).sum(dim=1, keepdim=True)
+                # filled, not multiplied by 0: a voxel that does not count must not spread its NaN or infinity
+                total += loss_B1V.masked_fill_(ignored_B1V, 0).sum()
+                if gradient_BCV is not None:
+                    slope = (slab - normaliser_B1V).exp_().mul_(mass_B1V).sub_(target)
+                    gradient_BCV[cases, :, voxels] = slope.masked_fill_(ignored_B1V, 0).div_(count)
         ctx.gradient, ctx.dtype = None if gradient_BCV is None else gradient_BCV.view_as(logits), logits.dtype
         return total / count
 

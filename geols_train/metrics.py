@@ -1,4 +1,4 @@
-"""Metrics: Dice, surface Dice and 95 % Hausdorff distance of two masks, and the calibration error of probabilities.
+"""Metrics: Dice, surface Dice and 95 % Hausdorff distance of two masks, and how far probabilities can be trusted.
 
 Empty masks: if both are empty the agreement is 1 and the distance 0; if one is, the agreement is 0 and the distance
 is not defined (NaN), so it is counted apart.
@@ -7,7 +7,7 @@ is not defined (NaN), so it is counted apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,7 +19,8 @@ from surface_distance import lookup_tables
 
 from geols_precompute.arrays import BoolArray, Float32Array, Float64Array, UInt8Array
 
-SURFACE_TOLERANCE_MM = 2.0
+#: A surface Dice asks for no more than a voxel can show, and for no less than this.
+LEAST_TOLERANCE_MM = 1.0
 CALIBRATION_BINS = 15
 _ALL_INSIDE = 255
 
@@ -44,7 +45,7 @@ def agreement(
     reference_ZYX: BoolArray,
     spacing: Sequence[float],
     *,
-    tolerance_mm: float = SURFACE_TOLERANCE_MM,
+    tolerance_mm: float,
 ) -> Agreement:
     """Compare two masks [z,y,x] on a grid with `spacing` (z,y,x) in mm.
 
@@ -123,21 +124,83 @@ def _distances(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Sequence[float]) -> 
     return to_b[a_ZYX], to_a[b_ZYX]
 
 
-def foreground_dice(predicted: torch.Tensor, label: torch.Tensor, counted: torch.Tensor, n_classes: int) -> list[float]:
-    """Return the Dice of each foreground class over the counted voxels; 1 where both are empty.
+def structure_dice(
+    predicted: torch.Tensor,
+    label: torch.Tensor,
+    counted: torch.Tensor,
+    structures: Iterable[Sequence[int]],
+    *,
+    n_classes: int,
+) -> list[float]:
+    """Return the Dice of structures, each some classes together, over the counted voxels; 1 where both are empty.
+
+    All is counted where the tensors are; only n_classes² numbers leave the device.
 
     Args:
         predicted: class indices [z,y,x].
         label: class indices [z,y,x].
         counted: [z,y,x] bool.
+        structures: class indices of each.
         n_classes: background included.
     """
-    predicted, label = predicted[counted].long(), label[counted].long()
-    overlap, ours, theirs = (
-        torch.bincount(indices, minlength=n_classes).tolist()
-        for indices in (label[predicted == label], predicted, label)
+    pairs = predicted[counted].long() * n_classes + label[counted].long()
+    voxels_PL = torch.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes).cpu().numpy()
+    found = []
+    for indices in map(list, structures):
+        total = voxels_PL[indices].sum() + voxels_PL[:, indices].sum()
+        found.append(float(2 * voxels_PL[np.ix_(indices, indices)].sum() / total) if total else 1.0)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far probabilities can be trusted over some voxels; NaN if there are none.
+
+    Attributes:
+        ece: expected calibration error of the winning class, 0 to 1 (Guo et al. 2017).
+        brier: mean of Σ_c (p_c - y_c)², y the one-hot label, 0 to 2 (Brier 1950).
+        nll: mean of -log p of the labelled class, in nats; p is taken as at least 1.2e-38.
+    """
+
+    ece: float
+    brier: float
+    nll: float
+
+
+def calibration(probabilities_CZYX: torch.Tensor, label_ZYX: torch.Tensor, counted_ZYX: torch.Tensor) -> Calibration:
+    """Measure probabilities [c,z,y,x] against class indices [z,y,x], over the counted voxels [z,y,x] bool."""
+    p_CV = probabilities_CZYX[:, counted_ZYX].double()
+    label_V = label_ZYX[counted_ZYX].long()
+    if not len(label_V):
+        return Calibration(ece=math.nan, brier=math.nan, nll=math.nan)
+    right_V = p_CV.gather(0, label_V[None])[0]
+    return Calibration(
+        ece=calibration_error(probabilities_CZYX, label_ZYX, counted_ZYX),
+        # Σ (p - y)² = Σ p² - 2 p_y + 1
+        brier=float(((p_CV**2).sum(dim=0) - 2 * right_V + 1).mean()),
+        nll=float(-right_V.clamp(min=torch.finfo(torch.float32).tiny).log().mean()),
     )
-    return [2 * o / (p + t) if p + t else 1.0 for o, p, t in zip(overlap[1:], ours[1:], theirs[1:], strict=True)]
+
+
+def border_band(
+    label_ZYX: UInt8Array, counted_ZYX: BoolArray, spacing: Sequence[float], *, width_mm: float
+) -> BoolArray:
+    """Return the counted voxels with a voxel of another class within `width_mm`, between voxel centres, [z,y,x] bool.
+
+    What does not count is taken as the class of the nearest voxel that does: the rim of an ignored area is no border.
+    """
+    if not counted_ZYX.any():
+        return np.zeros(label_ZYX.shape, bool)
+    filled = label_ZYX
+    if not counted_ZYX.all():
+        nearest = ndimage.distance_transform_edt(
+            ~counted_ZYX, sampling=spacing, return_distances=False, return_indices=True
+        )
+        filled = label_ZYX[tuple(nearest)]
+    # 0 would be outside of all classes to edt, which measures to the nearest voxel of another number
+    apart = edt.edt(filled.astype(np.uint16) + 1, anisotropy=tuple(map(float, spacing)), black_border=False)
+    band: BoolArray = (apart <= width_mm * (1 + 1e-6)) & counted_ZYX
+    return band
 
 
 def calibration_error(probabilities_CZYX: torch.Tensor, label_ZYX: torch.Tensor, counted_ZYX: torch.Tensor) -> float:

@@ -30,7 +30,7 @@ from geols_precompute.memory import free_memory
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import Precision
 from geols_train.data import ZScore
-from geols_train.device import OutOfMemoryError, avoid_amx, choose_device, explain_out_of_memory
+from geols_train.device import OutOfMemoryError, avoid_amx, choose_device, explain_out_of_memory, set_arithmetic
 from geols_train.evaluate import predict_probabilities
 from geols_train.folder import BEST
 from geols_train.unet import UNet3D
@@ -62,6 +62,7 @@ class Predictor:
             raise InputError(f"{run} holds {len(repeats)} repeats; name one of them, for example {repeats[0].parent}")
         chosen = choose_device(device)
         avoid_amx(chosen, precision)
+        set_arithmetic(chosen, precision)
         spec, network = load_network(run / BEST, chosen)
         return cls(network=network, spec=spec, precision=precision)
 

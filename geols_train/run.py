@@ -25,7 +25,7 @@ from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import OWN_SETTINGS, TrainConfig, options, read_toml, require_size, smallest_size
 from geols_train.data import CaseReader
 from geols_train.device import World, avoid_amx, choose_device, explain_out_of_memory, join_world
-from geols_train.evaluate import mean_and_std, ranked, structure_indices, summarise, write_cases
+from geols_train.evaluate import PLACES, mean_and_std, ranked, structure_indices, summarise, write_cases
 from geols_train.folder import (
     BEST,
     CASES,
@@ -38,6 +38,7 @@ from geols_train.folder import (
     writing_run,
 )
 from geols_train.forecast import cpu_note, padding_note
+from geols_train.metrics import LEAST_TOLERANCE_MM
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.softening import Softening
 from geols_train.splits import Split, checked_split, make_split, read_split
@@ -46,7 +47,7 @@ from geols_train.targets import METHODS
 from geols_train.training import Trainer
 
 #: What differs between repeats, in a summary; the other entries say what all of them did.
-MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "structures")
+MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "calibration", "structures")
 MOST_VOXELS_PER_AXIS = 128
 
 
@@ -83,13 +84,15 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {len(lacking)} cases have no maps and take no part: {', '.join(lacking[:5])}")
     if text := mixed(Counter(orientation_of(stores.volumes.metadata(case).geometry) for case in split.cases)):
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
-    config = with_size(config, stores, split.cases)
+    config = with_tolerance(with_size(config, stores, split.cases), stores, split.cases)
     spec = make_spec(config, stores)
     if world.is_main:
         shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
         slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""
         for note in filter(None, (padding_note(config, shapes), slow)):
             click.echo(f"note: {note}")
+    if config.checkpoint == "regions" and not spec.regions:
+        raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     with ExitStack() as held:
         # pictures show images, tables name cases, and a network may remember what it has learnt from
         held.enter_context(made_for(readers_of(stores.files(split.cases), folder)))
@@ -190,6 +193,8 @@ def train_once(
         "validation_dice": state.best_dice,
         "tested_on": part,
         "eval": config.eval,
+        "checkpoint": config.checkpoint,
+        "surface_tolerance_mm": config.surface_tolerance,
         **summarise(results, spec),
         "stores": reader.store_digests(),
     }
@@ -280,6 +285,17 @@ def with_size(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> Trai
     return replace(config, crop=crop)
 
 
+def with_tolerance(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> TrainConfig:
+    """Return the configuration with a tolerance of surface Dice: its own, else what these voxels can show.
+
+    That is the longest side of a voxel, the median over the cases, and at least 1 mm.
+    """
+    if config.surface_tolerance:
+        return config
+    longest = [max(stores.volumes.metadata(case).geometry.spacing_zyx) for case in cases]
+    return replace(config, surface_tolerance=max(LEAST_TOLERANCE_MM, round(float(np.median(longest)), 3)))
+
+
 def make_spec(config: TrainConfig, stores: Stores) -> NetworkSpec:
     """Return what the network of this run takes and gives."""
     window = config.window or config.crop
@@ -325,9 +341,16 @@ def _finished(folder: Path, epochs: int, digests: Mapping[str, str], spec: Netwo
 
 def _is_summary(document: Mapping[str, Any], spec: NetworkSpec) -> bool:
     """Whether a document has what is read of a summary."""
-    structures, numbers = document.get("structures"), [document.get(name, "") for name in MEASURED[:-1]]
+    structures, numbers = document.get("structures"), [document.get(name, "") for name in MEASURED[:-2]]
+    calibration = document.get("calibration")
     if not isinstance(structures, dict) or set(structures) != set(structure_indices(spec)):
         return False
+    if not isinstance(calibration, dict) or set(calibration) != set(PLACES):
+        return False
+    for found in calibration.values():
+        if not isinstance(found, dict):
+            return False
+        numbers += [found.get(name, "") for name in ("ece", "brier", "nll")]
     for found in structures.values():
         if not isinstance(found, dict):
             return False

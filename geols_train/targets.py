@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.nn import functional
@@ -88,8 +89,12 @@ def class_maps(stored: torch.Tensor, *, channels: Sequence[int], present: torch.
     B, _, *axes = stored.shape
     ones = [1] * len(axes)
     maps = torch.zeros((B, n_classes, *axes), device=stored.device)
-    for place, channel in enumerate(channels):  # a list as index would be sent to the device, which the host waits for
-        maps[:, channel] = stored[:, place]
+    first = channels[0] if channels else 0
+    if tuple(channels) == tuple(range(first, first + len(channels))):
+        maps[:, first : first + len(channels)] = stored
+    else:
+        for place, channel in enumerate(channels):  # a list as index would be sent to the device, and waited for
+            maps[:, channel] = stored[:, place]
     maps /= 255
     maps *= present.reshape(B, n_classes, *ones)
     if 0 not in channels:
@@ -162,7 +167,7 @@ def _svls(
     if label.ndim != 4:
         raise InputError(f"method svls needs a label [b,z,y,x], got the shape {tuple(label.shape)}")
     hard = one_hot(label, n_classes)
-    kernel = torch.from_numpy(svls_kernel()).to(hard.device).expand(n_classes, 1, 3, 3, 3)
+    kernel = _kernel_on(hard.device).expand(n_classes, 1, 3, 3, 3)
     padded = functional.pad(hard, (1,) * 6, mode="replicate")
     # no autocast: the target must not depend on the precision of the network
     with torch.autocast(label.device.type, enabled=False):
@@ -170,6 +175,12 @@ def _svls(
     total = soft.sum(dim=1, keepdim=True)
     # beside ignored voxels the sum is brought back to 1
     return soft * (hard.sum(dim=1, keepdim=True) / torch.where(total > 0, total, 1))
+
+
+@cache
+def _kernel_on(device: torch.device) -> torch.Tensor:
+    """Return SVLS's kernel on a device, where it stays: an upload in every step would be waited for."""
+    return torch.from_numpy(svls_kernel()).to(device)
 
 
 def _hard(

@@ -6,8 +6,10 @@ the same weights, bit for bit, where the arithmetic of the device is reproducibl
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,17 +31,20 @@ from geols_train.checkpoint import NetworkSpec, TrainingError, load_checkpoint, 
 from geols_train.config import TrainConfig
 from geols_train.data import CaseReader, StoredWindow
 from geols_train.device import (
+    ONE_PROCESS,
     World,
+    arithmetic,
     autocast,
     default_workers,
     explain_lost_workers,
     explain_out_of_memory,
-    uses_bf16,
+    set_arithmetic,
 )
-from geols_train.evaluate import Evaluator
+from geols_train.evaluate import Evaluator, structure_indices
 from geols_train.folder import BEST, LAST, writing_run
 from geols_train.log import RunClock, RunLog, StepTimer
 from geols_train.loss import Objective
+from geols_train.metrics import LEAST_TOLERANCE_MM
 from geols_train.splits import Split
 from geols_train.stores import require_same_stores
 
@@ -49,11 +54,15 @@ _AUGMENTATION, _INTENSITIES = 2, 3
 
 @dataclass(kw_only=True)
 class TrainState:
-    """How far a run is: `losses` are those of the epoch under way, one a batch."""
+    """How far a run is: `losses` are those of the epoch under way, one a batch.
+
+    `best_score` is what the best epoch is best in (more is better), `best_dice` its mean Dice of the classes.
+    """
 
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
     best_dice: float = -1.0
+    best_score: float = -1.0
     best_epoch: int = 0
 
     def fits(self, batches: int, epochs: int) -> bool:
@@ -62,11 +71,19 @@ class TrainState:
         return (
             counts
             and 0 <= self.best_epoch <= self.epoch <= epochs
-            and isinstance(self.best_dice, float)
+            and all(isinstance(number, float) for number in (self.best_dice, self.best_score))
             and isinstance(self.losses, list)
             and all(isinstance(loss, float) for loss in self.losses)
             and len(self.losses) <= batches
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Means over the validation cases: the Dice of every class and region, and the loss if that is asked for."""
+
+    structures: dict[str, float]
+    loss: float | None
 
 
 class Trainer:
@@ -100,6 +117,7 @@ class Trainer:
         self.world, self.device = world, world.device
         self.validation_cases = split.validation
         torch.manual_seed(random_seed)
+        set_arithmetic(self.device, config.precision)
         self.memory_format = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self.network = spec.network().to(self.device)
         self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -108,10 +126,20 @@ class Trainer:
         self.forward = world.data_parallel(forward)
         labels = reader.stores.labels
         self.objective = Objective.of(config, labels.channels if labels else (), world)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, eps=config.adam_eps
+        )
         self.batches = EpochBatches(split.train, config.batch_size, random_seed, world)
         self.loader = self.make_loader(split.train)
-        self.evaluator = Evaluator(reader=reader, spec=spec, extent=config.eval, precision=config.precision)
+        self.evaluator = Evaluator(
+            reader=reader,
+            spec=spec,
+            extent=config.eval,
+            precision=config.precision,
+            tolerance_mm=config.surface_tolerance or LEAST_TOLERANCE_MM,
+            # what a training step has room for, a prediction has, too; a CPU gains nothing
+            windows=1 if self.device.type == "cpu" else len(world.shard(range(config.batch_size))),
+        )
         self.state = TrainState()
         self.timer = StepTimer(self.device, enabled=config.profile)
         self.clock = self.make_clock()
@@ -144,8 +172,8 @@ class Trainer:
 
     @property
     def precision(self) -> str:
-        """The arithmetic of the network: bf16 or float32."""
-        return "bf16" if uses_bf16(self.device, self.config.precision) else "float32"
+        """The arithmetic of the network: bf16, tf32 or float32."""
+        return arithmetic(self.device, self.config.precision)
 
     def train(self, *, later: int = 0) -> TrainState:
         """Train to the last epoch.
@@ -181,8 +209,7 @@ class Trainer:
                 while self.state.epoch < self.config.epochs:
                     started = time.monotonic()
                     self.train_epoch(log, stop)
-                    dice = self.validate(stop)
-                    self.end_epoch(log, dice, time.monotonic() - started)
+                    self.end_epoch(log, self.validate(stop), time.monotonic() - started)
                 self.stop_if_requested(stop)
             except Stopped:
                 self.save(LAST)
@@ -230,14 +257,16 @@ class Trainer:
         place, size = self.place_in_group(len(self.state.losses))
         batch = self.prepare(stored)
         self.timer.lap("prepare")
-        with autocast(self.device, self.config.precision):
-            logits = self.forward(batch.image)
-        self.timer.lap("network")
-        loss = self.objective(logits, batch)
-        self.timer.lap("loss")
         if place == 0:
             self.optimizer.zero_grad(set_to_none=True)
-        (loss / size).backward()  # type: ignore[no-untyped-call]
+        # gradients are averaged over processes once a group, with its last batch
+        with nullcontext() if place == size - 1 else self.world.gradients_stay(self.forward):
+            with autocast(self.device, self.config.precision):
+                logits = self.forward(batch.image)
+            self.timer.lap("network")
+            loss = self.objective(logits, batch)
+            self.timer.lap("loss")
+            (loss / size).backward()  # type: ignore[no-untyped-call]
         # both are asked for at once, and last: on an accelerator that waits until the queue is empty
         value, norm = torch.stack([loss.detach().float(), self.gradient_norm()]).tolist()
         value = self.world.mean(value)
@@ -268,7 +297,7 @@ class Trainer:
             return
         advice = (
             "Train again with --precision float32"
-            if self.precision == "bf16"
+            if self.precision != "float32"
             else "With --precision float32, as here, that is the data or the learning rate: look at them, or lower --lr"
         )
         raise TrainingError(
@@ -296,26 +325,41 @@ class Trainer:
             return self.config.lr
         return float(self.config.lr * (1 - self.batches_done / (self.config.epochs * len(self.batches))) ** 0.9)
 
-    def validate(self, stop: StopRequest) -> list[float]:
-        """Return the mean Dice of each foreground class over the validation cases of all processes."""
-        scores, mine = [], self.world.shard(self.validation_cases)
+    def validate(self, stop: StopRequest) -> Validation:
+        """Return the means over the validation cases of all processes."""
+        by_loss = self.config.checkpoint == "loss"
+        # of this process alone: what the others look at meanwhile are other cases
+        objective = replace(self.objective, world=ONE_PROCESS) if by_loss else None
+        found = self.evaluator.validate(self.network, self.world.shard(self.validation_cases), objective)
+        scores: list[list[float]] = []
         # every process looks at the request as often, also one with fewer cases
-        for turn in range(math.ceil(len(self.validation_cases) / self.world.size)):
-            scores += [self.evaluator.dice(self.network, case) for case in mine[turn : turn + 1]]
+        for _ in range(math.ceil(len(self.validation_cases) / self.world.size)):
+            scores += itertools.islice(found, 1)
             self.stop_if_requested(stop)
-        means: list[float] = np.mean(self.world.gather(scores), axis=0).tolist()
-        return means
+        means = np.mean(self.world.gather(scores), axis=0).tolist()
+        structures = dict(zip(structure_indices(self.spec), means, strict=False))
+        return Validation(structures=structures, loss=means[-1] if by_loss else None)
 
-    def end_epoch(self, log: RunLog, dice: list[float], seconds: float) -> None:
+    def end_epoch(self, log: RunLog, found: Validation, seconds: float) -> None:
         """Write what an epoch has brought, begin the next, and keep the network if it is the best so far."""
         left = self.clock.left((self.state.epoch + 1) * len(self.batches))
-        epoch, loss, mean_dice = self.state.epoch + 1, float(np.mean(self.state.losses)), float(np.mean(dice))
-        by_class = dict(zip(self.spec.classes.foreground, dice, strict=True))
+        epoch, loss = self.state.epoch + 1, float(np.mean(self.state.losses))
+        by_class = {name: found.structures[name] for name in self.spec.classes.foreground}
+        regions = {name: found.structures[name] for name in self.spec.regions}
+        mean_dice = float(np.mean(list(by_class.values())))
+        if found.loss is not None:
+            score, beside = -found.loss, {"validation_loss": found.loss}
+        elif self.config.checkpoint == "regions":
+            score = float(np.mean(list(regions.values())))
+            beside = {"validation_dice_regions": score}
+        else:
+            score, beside = mean_dice, {}
         metrics = {
             "epoch": epoch,
             "loss": loss,
             "validation_dice": mean_dice,
-            **{f"validation_dice_{name}": value for name, value in by_class.items()},
+            **{f"validation_dice_{name}": value for name, value in found.structures.items()},
+            **beside,
             "seconds": round(seconds, 3),
         }
         log.write(metrics, self.batches_done)
@@ -324,9 +368,10 @@ class Trainer:
             f"({', '.join(f'{name} {value:.3f}' for name, value in by_class.items())}), {seconds:.1f} s"
             f"{f', {left}' if left else ''}"
         )
-        is_best = mean_dice > self.state.best_dice
+        is_best = not self.state.best_epoch or score > self.state.best_score
         self.state = TrainState(
             epoch=epoch,
+            best_score=score if is_best else self.state.best_score,
             best_dice=mean_dice if is_best else self.state.best_dice,
             best_epoch=epoch if is_best else self.state.best_epoch,
         )
@@ -376,7 +421,8 @@ class Trainer:
         spec, content = load_checkpoint(last)
         try:
             require_same_stores(last, content["stores"], self.reader.store_digests())
-            state = TrainState(**content["progress"])
+            # of before there was a choice of what is best
+            state = TrainState(**{"best_score": content["progress"]["best_dice"], **content["progress"]})
             if spec != self.spec or not state.fits(len(self.batches), self.config.epochs):
                 raise StoreError(
                     f"{last} is not of this run; restore it from a copy, or train again with another --out"

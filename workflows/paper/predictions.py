@@ -14,7 +14,7 @@ from geols_train.device import choose_device
 from geols_train.evaluate import Evaluator
 from geols_train.folder import BEST, CONFIG, SPLIT
 from geols_train.metrics import calibration_bins
-from geols_train.run import make_reader
+from geols_train.run import make_reader, with_tolerance
 from geols_train.splits import make_split
 from geols_train.stores import open_stores
 from geols_train.unet import UNet3D
@@ -53,7 +53,11 @@ def open_run(folder: Path, stores_folder: Path, device: str = "auto") -> Trained
     tested = split.test or split.validation
     reader = make_reader(config, stores, replace(split, train=(), validation=(), test=tested))
     spec, network = load_network(folder / BEST, choose_device(device))
-    evaluator = Evaluator(reader=reader, spec=spec, extent=config.eval, precision=config.precision)
+    tolerance = with_tolerance(config, stores, tested).surface_tolerance
+    assert tolerance is not None
+    evaluator = Evaluator(
+        reader=reader, spec=spec, extent=config.eval, precision=config.precision, tolerance_mm=tolerance
+    )
     return TrainedRun(evaluator=evaluator, network=network, cases=tested)
 
 

@@ -28,7 +28,7 @@ from geols_precompute.cli.options import EXIT_DONE, reports_errors
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_train.data import Sample
-from geols_train.folder import CASES, CONFIG, SPLIT, SUMMARY
+from geols_train.folder import CASES, CONFIG, SPLIT, SUMMARY, read_json
 from geols_train.splits import read_split
 from geols_train.stores import open_stores
 
@@ -78,7 +78,8 @@ class Report:
             "other seeds and other cases]. The best mean is bold and the second underlined, whether or not the "
             "difference is beyond noise: for that, see the tables of differences, which are paired by seed and case. "
             "Intervals and p are of the two-way model of seeds and cases in workflows/paper/significance.py, p "
-            "corrected by Holm over the table; a row reads as better or worse if the corrected p is below 0.05."
+            "corrected by Holm over the table; a row reads as better or worse if the corrected p is below 0.05. SD is "
+            f"surface Dice at {self.tolerance()}."
         )
         for experiment in self.study.experiments:
             yield from self.experiment(experiment)
@@ -93,7 +94,7 @@ class Report:
         is_methods = experiment.name == METHODS
         yield metrics_table(
             experiment.name,
-            f"{experiment.name.capitalize()}, {plural(len(rows[0][1].cases), 'test case')}",
+            f"{experiment.name.capitalize()}, {plural(len(rows[0][1].cases), 'test case')}, SD at {self.tolerance()}",
             rows,
             (*PAPER_METRICS, ECE),
             structures=is_methods,
@@ -103,7 +104,7 @@ class Report:
         if len(rows) > 1:
             yield differences_table(
                 f"{experiment.name}-differences",
-                f"Differences from {reference[0]}, mean over structures",
+                f"Differences from {reference[0]}, mean over structures, SD at {self.tolerance()}",
                 rows,
                 reference,
                 PAPER_METRICS,
@@ -172,6 +173,22 @@ class Report:
     def finished(self, training: Training) -> bool:
         """Whether a training has a summary."""
         return (self.out / "runs" / training.folder / SUMMARY).is_file()
+
+    def tolerance(self) -> str:
+        """Return at which tolerance the surface Dice of all trainings is.
+
+        Raises:
+            InputError: not all have the same.
+        """
+        summaries = [self.out / "runs" / t.folder / SUMMARY for t in self.study.trainings() if self.finished(t)]
+        # runs of before it could be chosen say nothing, and had 2 mm
+        found = sorted({float(read_json(path).get("surface_tolerance_mm", 2.0)) for path in summaries})
+        if len(found) > 1:
+            raise InputError(
+                f"surface Dice is at {found[0]:g} mm in some trainings and at {found[1]:g} mm in others: train again "
+                "with one --surface-tolerance"
+            )
+        return f"{found[0]:g} mm" if found else "no tolerance yet"
 
     def keep_runs(self) -> None:
         """Copy what every finished training was and measured, without the path of this machine."""

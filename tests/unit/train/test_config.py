@@ -76,7 +76,7 @@ def test_a_setting_of_one_method_has_that_methods_default_and_is_kept(tmp_path):
         ({"crop": [31, 64, 64]}, "--crop 31 64 64 is too small: 6 levels .* need at least 32 voxels per axis"),
         ({"window": [8, 4, 8], "features": [4] * 4}, "--window 8 4 8 is too small: 4 levels"),
         ({"crop": [32, 32, 32], "window": [32, 32, 32]}, "give one of them"),
-        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: accumulate, alpha, "),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'; known: accumulate, adam_eps, alpha, "),
         ({"features": 3}, "wrong type"),
         ({"split_seed": -1}, "--split-seed must be a whole number"),
     ],

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from geols_precompute.errors import InputError
-from geols_train.device import OutOfMemoryError, autocast, choose_device, explain_out_of_memory
+from geols_train.device import (
+    OutOfMemoryError,
+    arithmetic,
+    autocast,
+    choose_device,
+    explain_out_of_memory,
+    set_arithmetic,
+)
 
 CPU = torch.device("cpu")
 
@@ -59,3 +66,18 @@ def test_other_errors_pass_through():
 def test_a_real_allocation_that_cannot_succeed():
     with pytest.raises(OutOfMemoryError), explain_out_of_memory("--window"):
         torch.empty(2**55, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("float32", False), ("tf32", True), ("bf16", False)])
+def test_float32_on_a_gpu_is_float32(monkeypatch, precision, rounded):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not rounded)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", (asked := []).append)
+    set_arithmetic(CPU, precision)
+    assert not torch.backends.cudnn.benchmark
+    set_arithmetic(torch.device("cuda"), precision)
+    assert torch.backends.cudnn.allow_tf32 == rounded
+    assert asked == ["high" if rounded else "highest"]
+    assert torch.backends.cudnn.benchmark
+    assert arithmetic(torch.device("cuda"), precision) == precision
+    assert arithmetic(CPU, "tf32") == "float32"

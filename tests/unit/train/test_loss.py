@@ -204,11 +204,11 @@ def make_batch(n_classes, *, stored_background=False, seed=0, batch=3, shape=SHA
         ("geols", 1.0, "sum"),
     ],
 )
-@pytest.mark.parametrize("slab", [17, 2**20])
+@pytest.mark.parametrize("slab", [17, 60, 2**20])
 def test_value_and_gradient_are_those_of_the_plain_form(
     monkeypatch, method, alpha, normalize, n_classes, stored_background, dtype, slab
 ):
-    monkeypatch.setitem(losses.SLAB, "cpu", slab)
+    monkeypatch.setattr(losses, "CPU_SLAB", slab)
     logits, label, stored, channels, present = make_batch(n_classes, stored_background=stored_background, dtype=dtype)
     mix = Mix(method=method, alpha=alpha, normalize=normalize, channels=channels)
     loss = fused_cross_entropy(logits, label, stored, present, mix=mix)
@@ -221,6 +221,43 @@ def test_value_and_gradient_are_those_of_the_plain_form(
     torch.testing.assert_close(gradient, logits.grad, **tolerance)
     assert gradient.dtype == dtype
     assert not gradient[(label == 255)[:, None].expand_as(gradient)].any()
+
+
+@pytest.mark.parametrize(("cases", "voxels", "most"), [(4, 60, 7), (4, 60, 60), (5, 60, 130), (3, 60, 1000)])
+def test_slabs_cover_a_batch_once(cases, voxels, most):
+    seen = np.zeros((cases, voxels), int)
+    for part in losses.slabs(cases, voxels, most):
+        assert seen[part].size <= most
+        seen[part] += 1
+    assert (seen == 1).all()
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is asked of the device; views ask nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["geols", "ce"])
+def test_a_gpu_is_asked_for_few_operations(monkeypatch, method):
+    # the paper's batch: 4 classes, 4 × 128×192×192, on a card of 24 GB or more
+    parts = len(list(losses.slabs(4, 128 * 192 * 192, losses._slab_of_memory(40 * 2**30, 4))))
+    assert parts == 1
+    # on a smaller one the batch is in parts, whose temporaries take a sixteenth of the memory
+    assert losses._slab_of_memory(8 * 2**30, 4) * 4 * 4 * 6 <= 8 * 2**30 / 16
+    # what one slab takes does not depend on its size
+    monkeypatch.setattr(losses, "CPU_SLAB", 2**30)
+    logits, label, stored, channels, present = make_batch(4, batch=4)
+    mix = Mix(method=method, channels=channels)
+    with Operations() as asked:
+        fused_cross_entropy(logits, label, stored, present, mix=mix).backward()
+    assert asked.count <= 60
 
 
 def test_hard_labels_give_the_cross_entropy_of_torch():

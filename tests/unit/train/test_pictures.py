@@ -35,7 +35,7 @@ def test_cases_with_and_without_anything_predicted(tmp_path):
         predicted = np.full_like(sample.label, 2) if number == 1 else sample.label * (number == 2)
         probabilities = torch.nn.functional.one_hot(torch.from_numpy(predicted).long(), 3).movedim(-1, 0).float()
         found = {n: Agreement(dice=0.5, surface_dice=0.5, hd95_mm=1.0) for n in ("inner", "outer")}
-        shown.append((CaseResult(case=case, structures=found, ece=0.0), sample, probabilities))
+        shown.append((CaseResult(case=case, structures=found, calibration={}), sample, probabilities))
     draw_cases(tmp_path, shown, spec)
     assert (tmp_path / "cases.png").stat().st_size > 5000
 

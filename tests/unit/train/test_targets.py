@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from geols_precompute import softlabel
 from geols_precompute.errors import InputError
+from geols_train import targets
 from geols_train.targets import METHODS, Mix, class_maps, one_hot, soft_label
 
 C = 4
@@ -158,3 +159,10 @@ def test_what_is_refused():
     ]:
         with pytest.raises(InputError, match=message):
             soft_label(*arguments, **options)
+
+
+def test_the_kernel_of_svls_is_brought_to_a_device_once(monkeypatch):
+    label = torch.zeros(1, 3, 3, 3, dtype=torch.uint8)
+    soft_label(label, method="svls", n_classes=2)
+    monkeypatch.setattr(targets, "svls_kernel", lambda: pytest.fail("made again"))
+    soft_label(label, method="svls", n_classes=2)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from train_fixtures import losses, make_fixture_reader, make_stores, trainers, weights
 
 from geols_precompute.signals import Stopped, StopRequest
 from geols_train import training
-from geols_train.device import OutOfMemoryError
-from geols_train.log import read_log
-from geols_train.training import TrainingError
+from geols_train.checkpoint import load_checkpoint, save_checkpoint
+from geols_train.device import OutOfMemoryError, World
+from geols_train.log import RunLog, read_log
+from geols_train.training import TrainingError, Validation
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +175,14 @@ def test_a_stop_during_validation_is_saved_too(trainer, monkeypatch):
     whole = trainer(epochs=2)
     whole.train()
     run = trainer(epochs=2)
-    dice = type(run.evaluator).dice
+    predict = type(run.evaluator).predict
 
-    def stopping(self, network, case):
+    def stopping(self, network, case, sample):
         signal.raise_signal(signal.SIGTERM)
-        return dice(self, network, case)
+        return predict(self, network, case, sample)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(run.evaluator), "dice", stopping)
+        patch.setattr(type(run.evaluator), "predict", stopping)
         with pytest.raises(Stopped):
             run.train()
     again = trainer(run.folder, epochs=2)
@@ -273,3 +276,52 @@ def test_padded_and_ignored_voxels_teach_nothing(trainer):
     assert torch.isfinite(run.objective(wild, moved))
     torch.testing.assert_close(run.objective(wild, moved), run.objective(logits, moved))
     assert run.objective(logits, moved) != expected
+
+
+@pytest.mark.parametrize("criterion", ["dice", "regions", "loss"])
+def test_the_best_epoch_is_the_best_by_the_criterion(trainer, criterion):
+    run = trainer(checkpoint=criterion)
+    run.spec = replace(run.spec, regions={"both": (2, 5)})
+    run.evaluator = replace(run.evaluator, spec=run.spec)
+    names = ("inner", "outer", "both")
+    dices = [(0.5, 0.7, 0.3), (0.9, 0.1, 0.8), (0.8, 0.8, 0.1), (0.1, 0.1, 0.2)]
+    by_loss = [0.9, 0.8, 0.7, 0.2]
+    for dice, loss in zip(dices, by_loss, strict=True):
+        run.state.losses = [0.0]
+        found = Validation(structures=dict(zip(names, dice, strict=True)), loss=loss if criterion == "loss" else None)
+        run.end_epoch(RunLog(run.folder, tensorboard=False, after=0, enabled=False), found, 1.0)
+    best = {"dice": 3, "regions": 2, "loss": 4}[criterion]
+    assert run.state.best_epoch == best
+    assert run.state.best_dice == pytest.approx(np.mean(dices[best - 1][:2]))
+    assert load_checkpoint(run.folder / "best.pt")[1]["progress"]["best_epoch"] == best
+
+
+def test_a_checkpoint_of_before_the_choice_goes_on(trainer):
+    run = trainer()
+    run.train()
+    spec, content = load_checkpoint(run.folder / "last.pt")
+    del content["progress"]["best_score"], content["version"], content["spec"]
+    save_checkpoint(run.folder / "last.pt", spec, content)
+    again = trainer(run.folder)
+    again.restore()
+    assert again.state.best_score == again.state.best_dice == run.state.best_dice
+
+
+def test_adam_takes_its_epsilon(trainer):
+    run = trainer(adam_eps=1e-3)
+    assert run.optimizer.param_groups[0]["eps"] == 1e-3
+
+
+def test_gradients_stay_in_their_process_until_a_group_is_whole(trainer, monkeypatch):
+    run = trainer(batch_size=1, accumulate=2, epochs=1)
+    stayed = []
+
+    @contextmanager
+    def stay(_self, network):
+        stayed.append(run.batches_done)
+        yield
+
+    monkeypatch.setattr(World, "gradients_stay", stay)
+    run.train()
+    assert len(run.batches) == 3
+    assert stayed == [0]  # the first of the group of two; the third batch is a group of its own
