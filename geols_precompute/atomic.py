@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from geols_precompute.errors import OutputError
+from geols_precompute.formatting import without_temporary_names
 
 #: What the names of temporary files and folders begin with; none that begins so is part of a store.
 TEMPORARY_PREFIX = ".tmp-"
@@ -203,7 +204,8 @@ def writing_to(folder: Path, option: str = "--out") -> Iterator[None]:
             reason = "no space left; free some and run the same command again, it goes on where it stopped"
         else:
             reason = f"cannot be written ({error.strerror}); name another folder with {option}"
-        raise OutputError(f"{error.filename or folder}: {reason}") from error
+        where = without_temporary_names(str(error.filename or folder))
+        raise OutputError(f"{where}: {reason}") from error
 
 
 def remove_abandoned(root: Path) -> None:

@@ -34,6 +34,8 @@ def duration(seconds: float) -> str:
 
 #: How much of a line is shown; what a file or a server says may be megabytes.
 MAX_LINE = 5000
+#: What `atomic` calls a file until it is whole.
+_TEMPORARY = re.compile(r"/?\.tmp-[0-9a-f]{32}")
 #: User and password of an address, and its query or fragment, which may be a signature.
 _SECRETS = (
     (re.compile(r"(\w:/+)[^\s/'\"]*@"), r"\1"),
@@ -41,12 +43,18 @@ _SECRETS = (
 )
 
 
+def without_temporary_names(text: str) -> str:
+    """Return a text in which a temporary file stands for the folder that it lies in: its name helps nobody."""
+    return _TEMPORARY.sub("", text)
+
+
 def printable(text: str, limit: int = MAX_LINE) -> str:
     """Return a text in one line that does nothing to a terminal, wherever it came from.
 
-    Control characters, escape sequences and whatever else cannot be seen are replaced. Of a text longer than `limit`
-    characters the first and the last are shown.
+    Names of temporary files are left out. Control characters, escape sequences and whatever else cannot be seen are
+    replaced. Of a text longer than `limit` characters the first and the last are shown.
     """
+    text = without_temporary_names(text)
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"

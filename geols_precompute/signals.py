@@ -12,6 +12,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ def stop_between_steps() -> Iterator[StopRequest]:
         return
 
     def during_the_run(number: int, frame: FrameType | None) -> None:
+        global _stopped_by
+        _stopped_by = number
         if not request.belongs(time.monotonic()):
             raise KeyboardInterrupt
 
@@ -161,6 +164,28 @@ def ignore_interrupts() -> Iterator[None]:
 def ignore_interrupts_at_exit() -> None:
     """Ignore Ctrl-C once this process begins to end: a second one must not cut that short."""
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+
+def end_by_interrupt_at_exit() -> None:
+    """End this process by SIGINT, once it has done all else that it does at its end, unless a SIGTERM stopped it.
+
+    A shell that runs commands in a loop goes on after a status of 130, and ends where a command was ended by SIGINT;
+    what it then has as the status is 130 too.
+    """
+    global _ends_by_interrupt
+    _ends_by_interrupt = _stopped_by != signal.SIGTERM
+
+
+def _end() -> None:
+    if _ends_by_interrupt:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+
+
+_ends_by_interrupt, _stopped_by = False, 0
+atexit.register(_end)  # what is registered first is called last
 
 
 def leave_at_exit(status: int) -> None:

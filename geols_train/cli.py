@@ -9,15 +9,17 @@ from typing import Any, get_args
 import click
 
 from geols_precompute.atomic import remove_abandoned, writing_to
-from geols_precompute.cli.options import (
+from geols_precompute.cli.command import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
+    Command,
     CommandWithHeadings,
-    reports_errors,
-    say,
+    numbers_hint,
 )
-from geols_precompute.errors import GeolsError
+from geols_precompute.cli.options import reports_errors, say
+from geols_precompute.errors import GeolsError, InputError
+from geols_precompute.formatting import plural
 from geols_precompute.signals import Stopped
 from geols_precompute.store.writer import refuse_store
 from geols_train.config import OUTPUT, Option, Precision, TrainConfig, options, read_toml
@@ -70,10 +72,12 @@ def _headings() -> dict[str, str]:
     return {heading: " ".join(listed) for heading, listed in names.items()}
 
 
-@click.command(cls=CommandWithHeadings, headings=_headings(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=CommandWithHeadings, headings=_headings(), example="geols-train --alpha 0.1 --features 16,32,64,128 data/"
+)
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @settings_as_flags
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and what sets it apart]")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/DATA-LABELS-METHOD-α]")
 @click.option(
     "--config",
     "config_file",
@@ -81,9 +85,10 @@ def _headings() -> dict[str, str]:
     help="Settings as TOML; flags override them.  [default: none]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in the run folder.")
-@click.version_option(package_name="geols")
 @reports_errors(extra="train")
-def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool, **flags: Any) -> int:
+def train(
+    data: Path | None, out: Path | None, config_file: Path | None, resume: bool, debug: bool, **flags: Any
+) -> int:
     """Train a 3D U-Net on the stores of DATA, keep its best epoch and test it.
 
     DATA is the folder given to geols-precompute (its stores are in DATA/geols), or the folder of the stores itself;
@@ -91,11 +96,13 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
 
     Exit status: 0 done, 2 wrong usage, unreadable input or a training that cannot go on, 130 stopped, and it can go on.
     """
+    if data is not None and not data.exists() and (hint := numbers_hint([str(data)], train)):
+        raise InputError(f"{data} is no folder{hint}")
     from geols_train.folder import holds_run, require_free
     from geols_train.idle import refuse_idle
     from geols_train.run import resumed_config, run_name, train_and_test
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in {"data": data, **flags}.items() if value is not None}
     settings = read_toml(config_file) if config_file else {}
     if "crop" in given or "window" in given:
         # one takes the place of the other, whichever the file has
@@ -121,10 +128,12 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
         say(said, err=True)
         return EXIT_INTERRUPTED
     say(*summary_table(summary).split("\n"), f"run     {folder}")
+    if summary["tested_on"] == "validation":
+        say("note: the split has no test cases: this is measured on those that chose the best epoch, and too good")
     return EXIT_DONE
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, example="geols-predict runs/labels-geols-0.1 data/imagesTs -o predictions")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option("--probabilities", is_flag=True, help="Also write CASE_probabilities.nii.gz, a channel per class.")
@@ -137,7 +146,6 @@ def train(out: Path | None, config_file: Path | None, resume: bool, debug: bool,
     help="auto is bf16 on a GPU that has it.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for CASE.nii.gz.")
-@click.version_option(package_name="geols")
 @reports_errors(extra="train")
 def predict(run: Path, images: Path, probabilities: bool, device: str, precision: Any, out: Path, debug: bool) -> int:
     """Segment IMAGES with the best network of RUN; labels come back on each image's own grid.
@@ -172,7 +180,10 @@ def predict(run: Path, images: Path, probabilities: bool, device: str, precision
         say(*(f"note: {case_id}: {note}" for note in of_case))
     for case_id, reason in failures:
         say(f"failed: {case_id}: {reason}", err=True)
-    say(f"{len(cases) + len(problems) - len(failures)} cases predicted, {len(failures)} failed", f"folder  {out}")
+    say(
+        f"{plural(len(cases) + len(problems) - len(failures), 'case')} predicted, {len(failures)} failed",
+        f"folder  {out}",
+    )
     return EXIT_SOME_FAILED if failures else EXIT_DONE
 
 

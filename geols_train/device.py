@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geols_precompute.cli.options import EXIT_INTERRUPTED, EXIT_WRONG
+from geols_precompute.cli.command import EXIT_INTERRUPTED, EXIT_WRONG
 from geols_precompute.errors import GeolsError, InputError
 from geols_precompute.signals import Stopped, leave_at_exit
 from geols_train.config import Precision

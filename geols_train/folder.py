@@ -12,6 +12,7 @@ from typing import Any
 
 from geols_precompute.atomic import refuse_link
 from geols_precompute.errors import GeolsError, InputError, OutputError, RecipeError, StoreError
+from geols_precompute.formatting import without_temporary_names
 from geols_precompute.store.files import parse_json
 from geols_train.config import TrainConfig, read_small, read_toml
 
@@ -121,7 +122,7 @@ def writing_run(folder: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        where = error.filename or folder
+        where = without_temporary_names(str(error.filename or folder))
         if error.errno in _DISK_IS_FULL:
             raise OutputError(
                 f"{where}: no space left; what is saved stays: free some, and go on with --resume"

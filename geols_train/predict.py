@@ -35,6 +35,9 @@ from geols_train.evaluate import predict_probabilities
 from geols_train.folder import BEST
 from geols_train.unet import UNet3D
 
+#: An image of no more values, all whole numbers, looks like a label map.
+MOST_LABELS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
@@ -95,7 +98,7 @@ class Predictor:
         ):
             volume = read_volume(case.images, None, modalities=len(self.spec.preprocessing.modalities))
             if on_note is not None:
-                for note in volume.notes:
+                for note in (*volume.notes, *filter(None, [label_map_note(volume.image)])):
                     on_note(note)
             probabilities_CZYX = self.probabilities(volume, on_note=on_note)
         readers = readers_of(source_files(case), out)
@@ -142,6 +145,16 @@ class Predictor:
                 f"at least {readable(needed)}, of {readable(free)} that are free; crop it, correct its spacing "
                 f"{_times(source.spacing)} mm if it is wrong, or use a machine that has more"
             )
+
+
+def label_map_note(image_MZYX: Float32Array) -> str:
+    """Return what to say of an image that looks like a label map: it holds few values, all of them whole numbers."""
+    values: NDArray[Any] = np.empty(0)
+    for plane in image_MZYX.reshape(-1, *image_MZYX.shape[-2:]):  # most images have many values in one plane
+        values = np.union1d(values, plane)
+        if len(values) > MOST_LABELS or not np.array_equal(values, np.rint(values)):
+            return ""
+    return f"is this a label map? Its only values are {', '.join(f'{v:g}' for v in values[:MOST_LABELS])}"
 
 
 def _times(numbers: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from geols_precompute.atomic import made_for, readers_of, refuse_link, remove_abandoned, replace_file
 from geols_precompute.data.orientation import mixed, orientation_of
 from geols_precompute.errors import InputError, OutputError, RecipeError
-from geols_precompute.formatting import printable_lines
+from geols_precompute.formatting import plural, printable_lines
 from geols_precompute.progress import show_progress
 from geols_train.checkpoint import NetworkSpec, load_network
 from geols_train.config import OWN_SETTINGS, TrainConfig, options, read_toml, require_size, smallest_size
@@ -86,13 +86,13 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_tolerance(with_size(config, stores, split.cases), stores, split.cases)
     spec = make_spec(config, stores)
+    if config.checkpoint == "regions" and not spec.regions:
+        raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     if world.is_main:
         shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
         slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""
         for note in filter(None, (padding_note(config, shapes), slow)):
             click.echo(f"note: {note}")
-    if config.checkpoint == "regions" and not spec.regions:
-        raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     with ExitStack() as held:
         # pictures show images, tables name cases, and a network may remember what it has learnt from
         held.enter_context(made_for(readers_of(stores.files(split.cases), folder)))
@@ -209,9 +209,10 @@ def train_once(
 
 
 def run_name(config: TrainConfig) -> str:
-    """Return a folder name that says what sets a run apart, for example `labels-geols-0.1`."""
+    """Return a folder name that says what sets a run apart, for example `hippocampus-labels-geols-0.1`."""
     method = METHODS[config.method]
-    parts = [Path(config.labels).name.removesuffix(".zip").removesuffix(".zarr")] if method.needs_maps else []
+    parts = [name] if (name := dataset_name(config.data)) else []
+    parts += [Path(config.labels).name.removesuffix(".zip").removesuffix(".zarr")] if method.needs_maps else []
     return "-".join([*parts, config.method, *(f"{value:g}" for value in _own_settings(config).values())])
 
 
@@ -221,11 +222,22 @@ def _own_settings(config: TrainConfig) -> dict[str, float]:
     return own | {name: getattr(config, name) for name in OWN_SETTINGS if getattr(config, name) is not None}
 
 
+def dataset_name(data: Path) -> str:
+    """Return how a person calls a data set: the last part of its path that is not data or geols; empty if none is.
+
+    A path such as `.` or `..` is looked up first. `data`, the default, has no name.
+    """
+    path = data.resolve() if data.name in ("", "..") else data
+    return next((part for part in reversed(path.parts) if part not in ("data", "geols", "..", "/")), "")
+
+
 def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     """Return what a training is about to do, in two lines."""
     own = ", ".join(f"{name} {value:g}" for name, value in _own_settings(config).items())
     smooth = f" ({own})" if own else ""
-    parts = f"{len(split.train)} cases to train, {len(split.validation)} to validate, {len(split.test)} to test"
+    parts = (
+        f"{plural(len(split.train), 'case')} to train, {len(split.validation)} to validate, {len(split.test)} to test"
+    )
     parameters = sum(p.numel() for p in trainer.network.parameters())
     device = str(trainer.device) if trainer.world.size == 1 else f"{trainer.world.size} × {trainer.device.type}"
     return (

@@ -15,6 +15,7 @@ import numpy as np
 
 from geols_precompute.data.patients import patients_of
 from geols_precompute.errors import InputError, RecipeError
+from geols_precompute.formatting import plural
 from geols_train.config import read_small
 
 PARTS = ("train", "validation", "test")
@@ -88,9 +89,12 @@ def draw_split(
         units.setdefault((patients or {}).get(case, case), []).append(case)
     counts = _counts(numbers, len(units))
     if sum(counts) > len(units):
+        listed = ",".join(f"{n:g}" for n in numbers)
+        # fractions never ask for more than one unit of each part that there is not
+        asked = f"--split {listed}" if _are_counts(numbers) else "a split into training, validation and test"
         raise InputError(
-            f"--split {','.join(f'{n:g}' for n in numbers)} needs {sum(counts)} {'patients' if patients else 'cases'}, "
-            f"but the stores hold {len(units)}; ask for fewer"
+            f"{asked} needs {sum(counts)} {'patients' if patients else 'cases'}, but the stores hold {len(units)}; "
+            f"{_smaller(len(units))}"
         )
     order = [units[sorted(units)[i]] for i in np.random.default_rng(seed).permutation(len(units))]
     train, validation, test = ([case for unit in order[a:b] for case in unit] for a, b in _bounds(counts))
@@ -101,6 +105,15 @@ def draw_split(
 def _bounds(counts: Sequence[int]) -> list[tuple[int, int]]:
     ends = list(itertools.accumulate(counts, initial=0))
     return list(itertools.pairwise(ends))
+
+
+def _smaller(cases: int) -> str:
+    """Return what a person with so few cases can do."""
+    if cases < 2:
+        return "a training needs one case to train and another to validate: compute more"
+    if cases == 2:
+        return "--split 1,1,0 trains on one and validates on the other, and tests on that one too"
+    return "ask for fewer"
 
 
 def is_drawn(rule: str) -> bool:
@@ -124,12 +137,16 @@ def _three_numbers(rule: str) -> list[float] | None:
     return numbers
 
 
+def _are_counts(numbers: Sequence[float]) -> bool:
+    return all(float(v).is_integer() for v in numbers)
+
+
 def _counts(numbers: Sequence[float], n: int) -> tuple[int, int, int]:
     asked = ",".join(f"{v:g}" for v in numbers)
     train, validation, test = numbers
     if min(train, validation) <= 0 or test < 0:
         raise InputError(f"--split {asked}: training and validation need at least one case each")
-    if all(float(v).is_integer() for v in numbers):
+    if _are_counts(numbers):
         return int(train), int(validation), int(test)
     if sum(numbers) > 1 + 1e-9:
         raise InputError(f"--split {asked}: fractions must sum to at most 1, counts must be whole numbers")
@@ -188,8 +205,8 @@ def checked_split(split: Split, cases: Sequence[str], where: str | Path) -> Spli
     """
     if unknown := sorted(set(split.cases) - set(cases)):
         raise InputError(
-            f"{where}: {len(unknown)} cases are not in the stores: {', '.join(unknown[:5])}; compute them, or take "
-            "them out of the split"
+            f"{where}: {plural(len(unknown), 'case')} of the split not in the stores: {', '.join(unknown[:5])}; "
+            "compute them, or take them out of the split"
         )
     if twice := [case for case, count in Counter(split.cases).items() if count > 1]:
         raise InputError(f"{where}: {', '.join(twice[:5])} appears more than once; a case belongs to one part")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from geols_precompute.cli.options import EXIT_DONE, reports_errors, say
+from geols_precompute.cli.command import EXIT_DONE, Command
+from geols_precompute.cli.options import reports_errors, say
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store agreement data/geols/labels.zarr -o agreement/")
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Raters from here, not from volumes.zarr.")
 @click.option("--group", type=click.Path(path_type=Path), help="CSV or JSON list: case, patient.  [default: none]")

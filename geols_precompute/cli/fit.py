@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from geols_precompute.cli.options import EXIT_DONE, reports_errors, say
+from geols_precompute.cli.command import EXIT_DONE, Command
+from geols_precompute.cli.options import reports_errors, say
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store fit data/geols/volumes.zarr -o fitted.toml")
 @click.argument("volumes", type=click.Path(path_type=Path))
 @click.option("--group", type=click.Path(path_type=Path), help="CSV or JSON list: case, patient.  [default: none]")
 @click.option("--band", type=float, default=3.0, show_default=True, help="How far from the border voxels count, mm.")

@@ -6,11 +6,12 @@ import functools
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
+from geols_precompute.cli.command import EXIT_INTERRUPTED, EXIT_WRONG
 from geols_precompute.errors import GeolsError, MissingExtraError
 from geols_precompute.formatting import MAX_LINE, printable, printable_lines, without_secrets
 from geols_precompute.signals import ignore_interrupts_at_exit
@@ -20,8 +21,6 @@ T = TypeVar("T")
 
 #: Packages that only some extras bring.
 OPTIONAL = {"cc3d", "dask", "distributed", "edt", "matplotlib", "numba", "scipy", "surface_distance", "torch"}
-
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class CountOrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -64,11 +63,6 @@ def say(*lines: str, err: bool = False, limit: int = MAX_LINE) -> None:
     """Print lines on standard output, or standard error, whatever they hold: each as `printable` gives it."""
     for line in lines:
         click.echo(printable(line, limit), err=err)
-
-
-def show_version(command: Callable[P, T]) -> Callable[P, T]:
-    """Add --version to a command."""
-    return click.version_option(package_name="geols", message="geols %(version)s")(command)
 
 
 def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]]:
@@ -126,25 +120,3 @@ def _show_warning(
 ) -> None:
     """Print a warning of a library in one line."""
     say(without_secrets(f"{filename}:{lineno}: {category.__name__}: {message}"), err=True)
-
-
-class CommandWithHeadings(click.Command):
-    """A command whose --help lists its options under headings.
-
-    Attributes:
-        headings: heading to the names of its parameters, separated by blanks, in the order of the list; what no
-            heading names comes last, under "Other".
-    """
-
-    def __init__(self, *args: Any, headings: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.headings = headings
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each heading."""
-        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
-        records = {option.name: record for option in options if (record := option.get_help_record(ctx))}
-        listed = {heading: [records.pop(name) for name in names.split()] for heading, names in self.headings.items()}
-        for heading, rows in {**listed, "Other": list(records.values())}.items():
-            with formatter.section(heading):
-                formatter.write_dl(rows)

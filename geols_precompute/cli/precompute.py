@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, CommandWithHeadings
 from geols_precompute.cli.nnunet import Preprocessed
-from geols_precompute.cli.options import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
-    ClassNames,
-    CommandWithHeadings,
-    CountOrWord,
-    reports_errors,
-    say,
-    show_version,
-)
+from geols_precompute.cli.options import ClassNames, CountOrWord, reports_errors, say
 from geols_precompute.errors import RecipeError
 from geols_precompute.formatting import duration, plural, readable, without_secrets
 from geols_precompute.progress import TerminalProgress
@@ -53,7 +45,11 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
     return click.option(f"--{parameter.name}", type=reader, help=f"{parameter.metadata['help']}  [default: {shown}]")
 
 
-@click.command(cls=CommandWithHeadings, headings=HEADINGS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=CommandWithHeadings,
+    headings=HEADINGS,
+    example="geols-precompute --classes 1=liver,2=kidney --seeds skeleton data/",
+)
 @click.argument("data", type=click.Path(path_type=Path), required=False)
 @map_options
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
@@ -103,7 +99,6 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
 @click.option("-p", "plans", metavar="PLANS", help="The plans of it.  [default: nnUNetPlans]")
 @click.option("--dry-run", is_flag=True, help="Compute one case, and say what all will take.")
 @click.option("--preview", metavar="CASE", help="Compute one case, and write the page that shows it.  [default: none]")
-@show_version
 @reports_errors(extra="precompute")
 def precompute(
     data: Path | None,
@@ -222,8 +217,9 @@ def print_summary(summary: Summary, reuse: str | None, part: str | None, *, debu
     for case, reason in summary.failures.items():
         say(f"failed: {case}: {reason}", err=True)
     reused = f"{summary.reused} taken from {reuse}, " if reuse else ""
+    others = f"{reused}{summary.unchanged} unchanged, {len(summary.failures)} failed"
     say(
-        f"{summary.computed} cases computed, {reused}{summary.unchanged} unchanged, {len(summary.failures)} failed",
+        f"{plural(summary.computed, 'case')} computed, {others}",
         f"store   {summary.labels}",
     )
     if summary.digest:
@@ -248,7 +244,7 @@ def print_estimate(plan: Plan, workers: int | None, scheduler: str | None) -> in
         found = estimate(plan, on_case)
     for problem in found.problems:
         say(f"problem: {problem.case_id}: {problem.reason}", err=True)
-    say(f"{found.cases} cases to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
+    say(f"{plural(found.cases, 'case')} to compute, {len(plan.finished)} finished, {len(found.problems)} with problems")
     if sample := found.sample:
         if workers == 0 or scheduler is not None:
             wall, note = f"{duration(found.seconds)} on one core", ""

@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from geols_precompute.atomic import readers_of, refuse_foreign, writing_to
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say
+from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Command
+from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.errors import InputError, StoreError
+from geols_precompute.formatting import plural
 from geols_precompute.progress import show_progress
 from geols_precompute.share import export as exporting
 from geols_precompute.share import merge as merging
@@ -24,7 +26,7 @@ from geols_precompute.store.writer import refuse_store, write_manifest
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store pack data/geols/labels.zarr -o organs.zarr.zip")
 @_STORE
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The archive: NAME.zarr.zip.")
 @click.option("--rename", is_flag=True, help="Give cases names that tell nothing; names.csv beside STORE has them.")
@@ -45,11 +47,13 @@ def pack(store: Path, out: Path, rename: bool, debug: bool) -> int:
             names = packing.private_names(store.absolute().parent, opened.cases)
     with writing_to(out.parent, "-o"), show_progress(len(opened.cases), "pack") as on_case:
         digest = packing.pack(opened, out, names, on_case)
-    say(f"{len(opened.cases)} cases, {out.stat().st_size / 1e6:.1f} MB", f"file    {out}", f"digest  {digest}")
+    say(
+        f"{plural(len(opened.cases), 'case')}, {out.stat().st_size / 1e6:.1f} MB", f"file    {out}", f"digest  {digest}"
+    )
     return EXIT_DONE
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store unpack organs.zarr.zip -o organs.zarr")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The store's folder: NAME.zarr.")
 @reports_errors(extra="precompute")
@@ -59,7 +63,7 @@ def unpack(archive: Path, out: Path, debug: bool) -> int:
     return _copy(opened, opened.cases, out, "unpack")
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store pull https://lab.example/organs.zarr.zip -o organs.zarr")
 @click.argument("source")
 @click.option("--cases", multiple=True, metavar="IDS", help="Only these: ids or patterns such as 'ct_*', by commas.")
 @click.option("--digest", help="Refuse any other store than the one published under this digest.")
@@ -87,7 +91,7 @@ def pull(source: str, cases: Sequence[str], digest: str | None, out: Path, debug
         return _copy(opened, wanted, out, "pull", exactly=is_pinned and not cases, read_again=is_pinned)
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store merge a.zarr b.zarr -o both.zarr")
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The store's folder: NAME.zarr.")
 @reports_errors(extra="precompute")
@@ -103,7 +107,7 @@ def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
     return _finish(summary, out)
 
 
-@click.command()
+@click.command(cls=Command, example="geols-store export organs.zarr --case ct_001 -o maps.nii.gz")
 @_STORE
 @click.option("--case", required=True, help="Its id.")
 @click.option("--soft", is_flag=True, help="The soft label in place of the maps; needs the volumes.")
@@ -193,7 +197,7 @@ def _finish(summary: CopySummary, out: Path, source: LabelStore | None = None, *
     """Write the manifest unless cases are missing, and say what became of all."""
     for case, reason in sorted(summary.failures.items()):
         say(f"failed: {case}: {reason}", err=True)
-    say(f"{summary.copied} cases copied, {summary.found} there already, {len(summary.failures)} failed")
+    say(f"{plural(summary.copied, 'case')} copied, {summary.found} there already, {len(summary.failures)} failed")
     if summary.failures:
         say(
             f"{out} is not finished: run the same command again, or geols-store finalize {out} to go on without the "

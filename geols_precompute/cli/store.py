@@ -11,10 +11,12 @@ from typing import Any
 import click
 
 from geols_precompute.cli.agreement import agreement
+from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Group
 from geols_precompute.cli.fit import fit
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors, say, show_version
+from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
+from geols_precompute.formatting import plural
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 
@@ -23,8 +25,7 @@ MOST_PARAMETERS = 200
 _STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@show_version
+@click.group(cls=Group, example="geols-store verify data/geols/labels.zarr --data data/")
 def store() -> None:
     """Look at, verify, finalize and share stores."""
 
@@ -33,7 +34,7 @@ for command in (agreement, fit, pack, unpack, pull, merge, export):
     store.add_command(command)
 
 
-@store.command()
+@store.command(example="geols-store info data/geols")
 @_STORE
 @reports_errors(extra="precompute")
 def info(store: Path, debug: bool) -> int:
@@ -56,11 +57,12 @@ def info(store: Path, debug: bool) -> int:
     if isinstance(opened, LabelStore):
         for label in list(opened.classes)[1:]:
             cases, seeds, fallbacks = found.classes[str(label.value)]
-            say(f"class {label.value} {label.name}: in {cases} cases, {seeds} seeds, {fallbacks} by fallback")
+            counts = f"{plural(cases, 'case')}, {plural(seeds, 'seed')}, {fallbacks} by fallback"
+            say(f"class {label.value} {label.name}: in {counts}")
     return EXIT_DONE
 
 
-@store.command()
+@store.command(example="geols-store verify data/geols/labels.zarr --data data/")
 @_STORE
 @click.option("--data", type=click.Path(path_type=Path), help="Compare every case with this lab's copy of the data.")
 @reports_errors(extra="precompute")
@@ -80,12 +82,12 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
             on_case(case, finding.problem if finding else "")
     for finding in findings:
         say(f"damaged: {finding.case or 'store'}: {finding.problem}", err=True)
-    say(f"{len(opened.cases)} cases, {len(findings)} findings", f"digest  {opened.digest}")
+    say(f"{plural(len(opened.cases), 'case')}, {plural(len(findings), 'finding')}", f"digest  {opened.digest}")
     differs = print_comparison(opened, data) if data else False
     return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
 
 
-@store.command()
+@store.command(example="geols-store finalize data/geols")
 @click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--partial", is_flag=True, help="Leave out planned cases that are missing.")
 @reports_errors(extra="precompute")
@@ -102,11 +104,11 @@ def finalize(stores: Sequence[Path], partial: bool, debug: bool) -> int:
             done = finalizing.finalize(root, partial=partial)
         for case, reason in done.left_out.items():
             say(f"left out: {case}: {reason}", err=True)
-        say(f"store   {root}, {done.cases} cases", f"digest  {done.digest}")
+        say(f"store   {root}, {plural(done.cases, 'case')}", f"digest  {done.digest}")
     return EXIT_DONE
 
 
-@store.command()
+@store.command(example="geols-store report data/geols/labels.zarr -o report.html")
 @_STORE
 @click.option("--data", type=click.Path(path_type=Path), help="Images and labels from here, not from volumes.zarr.")
 @click.option("--cases", metavar="ID,ID,...", help="Show these.  [default: the 30 oddest]")
@@ -139,8 +141,8 @@ def report(
         )
     for flag in found.flags:
         listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
-        say(f"{flag.kind}: {len(flag.cases)} of {found.cases} cases: {flag.text} ({listed})")
-    say(f"{found.cases} cases, {found.shown} shown, {len(found.flags)} flags", f"report  {out}")
+        say(f"{flag.kind}: {len(flag.cases)} of {plural(found.cases, 'case')}: {flag.text} ({listed})")
+    say(f"{plural(found.cases, 'case')}, {found.shown} shown, {plural(len(found.flags), 'flag')}", f"report  {out}")
     return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
 
 
@@ -155,7 +157,7 @@ def print_comparison(opened: Store, data: Path) -> bool:
         if status != "same":
             reason = f": {found.reasons[name]}" if name in found.reasons else ""
             say(f"{status}: {name}{reason}", err=True)
-    other_names = f" ({found.renamed} cases have other names in the store)" if found.renamed else ""
+    other_names = f" ({plural(found.renamed, 'case')} under other names in the store)" if found.renamed else ""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(found.counts.items()))
     say(f"{data}: {counts}{other_names}")
     return set(found.counts) != {"same"}

@@ -73,7 +73,10 @@ def finalize(root: Path, *, partial: bool) -> Finalized:
 def describe_missing(missing: Sequence[str], failures: Mapping[str, str]) -> str:
     """Return how many cases are missing, the first with its reason, and what to do."""
     reason = f" ({failures[missing[0]]})" if missing[0] in failures else ""
+    count = (
+        "1 planned case is missing:" if len(missing) == 1 else f"{len(missing)} planned cases are missing, the first is"
+    )
     return (
-        f"{len(missing)} planned cases are missing, the first is {missing[0]}{reason}; run geols-precompute again, or "
+        f"{count} {missing[0]}{reason}; run geols-precompute again, or "
         "the part that did not end, to compute them, or give --partial to leave them out"
     )

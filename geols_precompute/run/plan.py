@@ -15,6 +15,7 @@ from geols_precompute.data.cases import Dataset, Problem, is_case_id
 from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.errors import InputError, RecipeError
+from geols_precompute.formatting import plural
 from geols_precompute.recipe.parameters import CONSENSUS, Recipe, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.reuse import Reuse
@@ -236,14 +237,14 @@ def describe(plan: Plan) -> str:
         metric += f", image {maps.control}"
     names = ", ".join(f"{label.value} {label.name}" for label in plan.recipe.classes if label.value != 0)
     lines = [
-        f"{plan.dataset.layout}: {len(plan.dataset.cases)} cases, classes {names}",
+        f"{plan.dataset.layout}: {plural(len(plan.dataset.cases), 'case')}, classes {names}",
         f"seeds {maps.seeds}, {maps.metric} metric ({metric}), {maps.iterations} iterations, decay {maps.decay}, "
         f"background {maps.background}, modalities {maps.modalities}, engine {maps.engine}",
     ]
     if plan.part:
-        lines.append(f"part {plan.part}: {len(plan.tasks) + len(plan.finished)} cases")
+        lines.append(f"part {plan.part}: {plural(len(plan.tasks) + len(plan.finished), 'case')}")
     if plan.finished:
-        lines.append(f"{len(plan.finished)} cases are finished already")
+        lines.append(f"finished already: {plural(len(plan.finished), 'case')}")
     lines += [f"note: {note}" for note in plan.dataset.notes]
     if plan.strays:
         listed = ", ".join(plan.strays[:5])

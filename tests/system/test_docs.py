@@ -23,6 +23,7 @@ from geols_precompute.cli import precompute as cli
 from geols_precompute.cli import store as store_cli
 from geols_precompute.store.layout import MAPS, array_metadata
 from geols_train import cli as train_cli
+from geols_train import cli_evaluate
 
 ROOT = Path(__file__).resolve().parent
 while not (ROOT / "pyproject.toml").is_file():
@@ -257,7 +258,8 @@ def commands() -> dict[str, click.Command]:
     """Every command by its name."""
     named: dict[str, click.Command] = {"geols-precompute": cli.precompute, "geols-store": store_cli.store}
     named |= {f"geols-store {name}": command for name, command in store_cli.store.commands.items()}
-    return named | {"geols-train": train_cli.train, "geols-predict": train_cli.predict}
+    named |= {"geols-train": train_cli.train, "geols-predict": train_cli.predict}
+    return named | {"geols-evaluate": cli_evaluate.evaluate}
 
 
 def flags_of(command: click.Command) -> set[str]:

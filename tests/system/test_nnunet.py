@@ -172,7 +172,7 @@ def test_what_was_preprocessed_again_is_refused_until_it_is_computed_again(other
     with pytest.raises(StoreError, match=r"maps of case_2 are of other data \(label differs\); run geols-precompute "):
         trainer_of(nnUNetTrainerGeoLS, other).on_train_start()
     again = precompute("--nnunet", DATASET)
-    assert f"1 cases computed, {CASES - 1} unchanged" in again.output
+    assert f"1 case computed, {CASES - 1} unchanged" in again.output
     trainer_of(nnUNetTrainerGeoLS, other).on_train_start()
 
 

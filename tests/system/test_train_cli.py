@@ -20,6 +20,7 @@ from trainings import SMALL, run
 
 from geols_precompute.data.volumes import read_image
 from geols_train import cli, training
+from geols_train.cli_evaluate import evaluate
 from geols_train.config import TrainConfig, options
 
 SMALL += ["--device", "cpu", "--precision", "float32", "--batch-size", "2"]
@@ -142,7 +143,10 @@ def test_every_setting_has_a_flag_with_the_same_choices():
 def test_every_flag_in_the_document_exists():
     text = (Path(__file__).parents[2] / "docs/training.md").read_text()
     known = {
-        opt for command in (cli.train, cli.predict) for p in command.params for opt in (*p.opts, *p.secondary_opts)
+        opt
+        for command in (cli.train, cli.predict, evaluate)
+        for p in command.params
+        for opt in (*p.opts, *p.secondary_opts)
     }
     of_torchrun = {"--nproc-per-node", "--no-python"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | of_torchrun
@@ -151,7 +155,7 @@ def test_every_flag_in_the_document_exists():
 @pytest.mark.parametrize(("command", "name"), [(cli.train, "geols-train"), (cli.predict, "geols-predict")])
 def test_the_version(command, name):
     result = CliRunner().invoke(command, ["--version"], prog_name=name)
-    assert (result.exit_code, result.output) == (0, f"{name}, version {version('geols')}\n")
+    assert (result.exit_code, result.output) == (0, f"geols {version('geols')}\n")
 
 
 def test_help_lists_every_setting_under_a_heading_with_its_default():

@@ -226,7 +226,7 @@ def test_predictions_of_an_earlier_run_are_replaced_but_no_inputs(run, tmp_path)
     for _ in range(2):
         result = predict(run, folder, folder / "out")
         assert result.exit_code == 0, result.output
-        assert "1 cases predicted, 0 failed" in result.output
+        assert "1 case predicted, 0 failed" in result.output
 
 
 def test_a_prediction_is_synced_before_it_takes_its_name(run, tmp_path, monkeypatch):

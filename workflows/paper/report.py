@@ -24,7 +24,8 @@ from predictions import TrainedRun, open_run, reliability
 from results import DSC, ECE, Measured, read_measured
 from tables import PAPER_METRICS, Row, differences_table, metrics_table, undefined_note
 
-from geols_precompute.cli.options import EXIT_DONE, reports_errors
+from geols_precompute.cli.command import EXIT_DONE
+from geols_precompute.cli.options import reports_errors
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_train.data import Sample

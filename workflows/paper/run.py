@@ -25,7 +25,8 @@ from pathlib import Path
 import click
 from matrix import LabelStore, Study, Training, as_arguments, read_study, usual_training
 
-from geols_precompute.cli.options import EXIT_DONE, EXIT_SOME_FAILED, reports_errors
+from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED
+from geols_precompute.cli.options import reports_errors
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.formatting import duration, plural
 from geols_precompute.run.plan import Part

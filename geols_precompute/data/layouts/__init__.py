@@ -35,6 +35,11 @@ KNOWN = (
 )
 
 
+def recognised(root: Path, *, modalities: tuple[str, ...] | None = None) -> Dataset | None:
+    """Return the data set in a folder that exists, or None if it has no known layout; see `discover`."""
+    return next(filter(None, (read(root, modalities) for read in LAYOUTS)), None)
+
+
 def discover(root: Path, *, modalities: tuple[str, ...] | None = None) -> Dataset:
     """Recognise the layout of `root` and list its cases; only file names and small text files are read.
 
@@ -48,7 +53,7 @@ def discover(root: Path, *, modalities: tuple[str, ...] | None = None) -> Datase
     """
     if not root.exists():
         raise InputError(f"{root} does not exist; name the data folder, for example: geols-precompute data/")
-    dataset = next(filter(None, (read(root, modalities) for read in LAYOUTS)), None)
+    dataset = recognised(root, modalities=modalities)
     if dataset is None:
         raise InputError(f"{root} has no known layout; known are: {', '.join(KNOWN)}")
     if not dataset.cases and not dataset.problems:

@@ -68,6 +68,11 @@ def meaning_of(name: str) -> str:
     return _MEANINGS.get(re.sub(r"[^a-z0-9]", "", name.lower()), name.lower())
 
 
+def is_modality(name: str) -> bool:
+    """Whether a name is that of a modality that is known here."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()) in _MEANINGS
+
+
 def index_of(name: str, modalities: Sequence[str]) -> int | None:
     """Return the place of a modality in `modalities`; None if it is not there, or several could be meant.
 

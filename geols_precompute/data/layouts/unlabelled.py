@@ -15,6 +15,7 @@ from geols_precompute.data.layouts.modalities import (
     Channels,
     are_renamed,
     index_of,
+    is_modality,
     meaning_of,
     renaming_note,
     split_ending,
@@ -70,6 +71,8 @@ def find_images(
     by_order = any(m is None or _has_number(path) for files in groups.values() for m, path in files)
     if on_note and by_order and numbers.note:
         on_note(numbers.note)
+    if on_note and (note := _several_modalities(groups, modalities)):
+        on_note(f"{folder}: {note}")
     found = CaseList()
     for (_, case_id), files in sorted(groups.items()):
         if numbers.contradiction and [modality for modality, _ in files] == [None]:
@@ -118,6 +121,27 @@ class FileNames:
             modality = self.endings[ending]
             return None if modality is None else (case_id, modality)
         return name, None
+
+
+def _several_modalities(
+    groups: Mapping[tuple[Path, str], Sequence[tuple[int | None, Path]]], modalities: Sequence[str]
+) -> str:
+    """Return what to say where a network of one modality is about to take those of one case for cases."""
+    if len(modalities) > 1:
+        return ""
+    cases: dict[tuple[Path, str], list[Path]] = {}
+    for (parent, _), files in groups.items():
+        for _, path in files:
+            name, ending = split_ending(stem(path)) or ("", "")
+            if is_modality(ending) or re.fullmatch(r"\d{4}", ending):
+                cases.setdefault((parent, name), []).append(path)
+    several = next((paths for paths in cases.values() if len(paths) > 1), None)
+    if several is None:
+        return ""
+    return (
+        f"{', '.join(path.name for path in several[:4])} look like the modalities of one case, and each is predicted "
+        f"as a case; the network takes one, {modalities[0]}: put its files in a folder of their own, or in a CSV"
+    )
 
 
 def _has_number(path: Path) -> bool:

@@ -161,3 +161,19 @@ def test_an_empty_folder_of_test_images_does_not_hide_the_others(tmp_path):
     (tmp_path / "imagesTs").mkdir()
     touch(tmp_path, "imagesTr/a_0000.nii.gz")
     assert [case.id for case in find_images(tmp_path, ("ct",))[0]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz"], "a_0000.nii.gz, a_0001.nii.gz look like"),
+        (["P/P_flair.nii.gz", "P/P_t1.nii.gz", "P/P_seg.nii.gz"], "P_flair.nii.gz, P_t1.nii.gz look like"),
+        (["a_0000.nii.gz", "b_0000.nii.gz"], ""),
+        (["scan_1.nii.gz", "scan_2.nii.gz"], ""),
+    ],
+)
+def test_several_modalities_for_a_network_of_one_are_noted(tmp_path, names, shown):
+    notes = []
+    find_images(touch(tmp_path, *names), ("ct",), on_note=notes.append)
+    assert len(notes) == bool(shown)
+    assert not shown or (shown in notes[0] and "the network takes one, ct" in notes[0])

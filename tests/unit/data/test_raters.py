@@ -161,7 +161,7 @@ def test_a_change_of_another_rater_is_seen_where_that_rater_is_kept(tmp_path):
     flags = ("--classes", "1=nodule", "--rater", "3", "--keep-raters")
     precompute(root, *flags)
     write(block(2), root / "a/annotation_1.nii.gz")
-    assert "1 cases computed" in precompute(root, *flags).output
+    assert "1 case computed" in precompute(root, *flags).output
     np.testing.assert_array_equal(VolumeStore.open(root / "geols/volumes.zarr").raters("a")["1"], block(2))
 
 

@@ -245,5 +245,5 @@ def test_an_edited_data_half_is_computed_again(tmp_path):
         if ending == ".hdr":
             assert (root / f"l{ending}").read_bytes() == header, "only the data half differs"
         done = precompute(*flags)
-        assert "1 cases computed" in done.output, done.output
+        assert "1 case computed" in done.output, done.output
         assert digest(done) != before

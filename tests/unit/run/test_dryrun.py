@@ -132,9 +132,9 @@ def test_what_is_finished_is_not_counted(nnunet, tmp_path):
     for path in root.glob("*/case_01*"):
         os.utime(path, (0, 0))
     before = tree(root)
-    assert "1 cases to compute, 2 finished" in precompute("--dry-run", root).output
+    assert "1 case to compute, 2 finished" in precompute("--dry-run", root).output
     assert tree(root) == before
-    assert "1 cases to compute, 0 finished" in precompute("--dry-run", "--part", "2/3", root).output
+    assert "1 case to compute, 0 finished" in precompute("--dry-run", "--part", "2/3", root).output
 
 
 def test_a_store_of_another_recipe_is_refused_as_in_a_run(nnunet):

@@ -69,7 +69,7 @@ def test_a_failed_case_keeps_finalize_waiting_and_its_reason_is_told(nnunet, tmp
     assert set(state.known_failures(out)) == {"case_01"}
     assert (out / "failures-2-of-2.jsonl").read_text().count("case_01.nii.gz") == 1
     line = error_line(store("finalize", out))
-    assert "1 planned cases are missing, the first is case_01 (" in line
+    assert "1 planned case is missing: case_01 (" in line
     assert "case_01.nii.gz: the compressed data end early" in line
     (root / "labelsTr/case_01.nii.gz").write_bytes(good)
     assert precompute("--out", out, "--part", "2/2", root).exit_code == 0
@@ -196,7 +196,7 @@ def test_files_that_are_restored_are_not_taken_for_what_the_stores_hold(nnunet, 
     assert run_case(plan.tasks[0]).status == "computed"
     shutil.copytree(tmp_path / "backup", root, dirs_exist_ok=True)
     result = precompute("--out", out, root)
-    assert "1 cases computed, 1 unchanged" in result.output
+    assert "1 case computed, 1 unchanged" in result.output
     assert digest(result) == expected
 
 
@@ -214,7 +214,7 @@ def test_cases_that_cannot_be_used_at_all_are_planned_too(nnunet, tmp_path):
     (root / "labelsTr/case_01.nii.gz").unlink()
     precompute("--out", out, "--part", "1/2", root)
     precompute("--out", out, "--part", "2/2", root)
-    assert "1 planned cases are missing, the first is case_01 (" in error_line(store("finalize", out))
+    assert "1 planned case is missing: case_01 (" in error_line(store("finalize", out))
 
 
 def test_a_source_that_changes_is_computed_again_by_its_part(nnunet, tmp_path):
@@ -224,7 +224,7 @@ def test_a_source_that_changes_is_computed_again_by_its_part(nnunet, tmp_path):
     store("finalize", out)
     image, _ = ball_case(50)
     write(image[0].astype("int16"), root / "imagesTr/case_02_0000.nii.gz", spacing=(1.0, 1.5, 2.0))
-    assert "1 cases computed, 1 unchanged" in precompute("--out", out, "--part", "1/2", root).output
+    assert "1 case computed, 1 unchanged" in precompute("--out", out, "--part", "1/2", root).output
     assert "0 cases computed, 2 unchanged" in precompute("--out", out, "--part", "2/2", root).output
     store("finalize", out)
     assert LabelStore.open(out / "labels.zarr").digest == digest(precompute("--out", tmp_path / "new", root))

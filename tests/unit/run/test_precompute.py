@@ -51,7 +51,7 @@ def test_progress_hears_lines_and_cases(nnunet, tmp_path):
     again = Heard()
     precompute(root, out=tmp_path / "o", workers=0, progress=again)
     assert again.announced == [(1, "maps")]
-    assert "2 cases are finished already" in again.lines[0]
+    assert "finished already: 2 cases" in again.lines[0]
 
 
 def test_failures_notes_and_traces_are_by_case(nnunet, tmp_path):

@@ -189,7 +189,7 @@ def test_verify_data_recognises_renamed_cases(lab_a, tmp_path):
     for path in (packed, public):
         result = store("verify", "--data", root, path)
         assert result.exit_code == 0, result.output
-        assert "4 same (4 cases have other names in the store)" in result.output
+        assert "4 same (4 cases under other names in the store)" in result.output
     image, _ = ball_case(77)
     write(image[0].astype(np.int16), root / "imagesTr/case_01_0000.nii.gz", spacing=(1.0, 1.5, 2.0))
     result = store("verify", "--data", root, packed)

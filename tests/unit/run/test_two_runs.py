@@ -189,7 +189,7 @@ def test_another_file_of_the_same_size_and_time_is_noticed(nnunet, tmp_path, suf
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         path.replace(label)
         assert label.stat().st_mtime_ns == before.st_mtime_ns
-        assert "1 cases computed" in precompute("--out", out, root).output
+        assert "1 case computed" in precompute("--out", out, root).output
         stored = zarr.open_array(out / "volumes.zarr/case_00/label", mode="r")[...]
         assert np.array_equal(stored, voxels)
 
@@ -219,7 +219,7 @@ def test_what_was_to_be_computed_again_is_not_finalized_until_it_is(nnunet, tmp_
     assert listed(out) == ["case_00"]
     for name in ("labels", "volumes"):
         line = error_line(store("finalize", out / f"{name}.zarr"))
-        assert "1 planned cases are missing, the first is case_01 (it was to be computed again" in line
+        assert "1 planned case is missing: case_01 (it was to be computed again" in line
     result = store("finalize", "--partial", out)
     assert result.exit_code == 0
     assert "left out: case_01: it was to be computed again" in result.output

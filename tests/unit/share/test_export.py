@@ -129,7 +129,7 @@ def test_volumes_of_other_data_are_refused(made, nnunet, tmp_path):
     [
         (("--case", "nobody"), r"no case 'nobody'"),
         (("--case", "case_00", "--class", "liver"), r"no class 'liver'; there are 0 background, 1 organ1, 2 organ2"),
-        (("--case", "case_00", "--soft", "--alpha", "2"), r"2\.0 is not in the range"),
+        (("--case", "case_00", "--soft", "--alpha", "2"), "--alpha must be a number from 0 to 1, got 2.0"),
     ],
 )
 def test_what_is_not_there(made, tmp_path, flags, says):

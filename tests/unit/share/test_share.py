@@ -74,7 +74,7 @@ def test_pull_of_a_digest_reads_what_is_there_again(store, tmp_path, file, flags
     flip(out / "b" / file)
     result = run(*pinned, *flags)
     assert result.exit_code == 0, result.output
-    assert f"1 cases copied, {1 if flags else 3} there already" in result.output
+    assert f"1 case copied, {1 if flags else 3} there already" in result.output
     verified_store(out, store.digest)
 
 
@@ -98,7 +98,7 @@ def test_some_cases_then_the_others(store, tmp_path):
     assert f"its digest is {store.digest}" in result.output
     assert LabelStore.open(out).cases == ("a", "c", "d")
     result = run("pull", store.path, "-o", out)
-    assert "1 cases copied, 3 there already" in result.output
+    assert "1 case copied, 3 there already" in result.output
     assert "note" not in result.output
     verified_store(out, store.digest)
     result = run("pull", store.path, "--cases", "a,nothing*", "-o", out)
@@ -136,7 +136,7 @@ def test_a_case_that_was_damaged_here_is_copied_again(store, tmp_path):
     run("pull", store.path, "-o", out)
     shard = out / "b/maps/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert "1 cases copied, 3 there already" in run("pull", store.path, "-o", out).output
+    assert "1 case copied, 3 there already" in run("pull", store.path, "-o", out).output
     verified_store(out, store.digest)
 
 

@@ -49,6 +49,24 @@ def test_a_setting_of_one_method_has_that_methods_default_and_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("hippocampus", "hippocampus-ce"),
+        ("../sets/Task04/geols/", "Task04-ce"),
+        ("brats/data", "brats-ce"),
+        ("/data/geols", "ce"),
+        ("data/flare/", "flare-ce"),
+        (".", "here-ce"),
+        ("..", "above-ce"),
+    ],
+)
+def test_the_runs_of_two_data_sets_have_different_names(tmp_path, monkeypatch, data, name):
+    (tmp_path / "above/here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above/here")
+    assert run_name(TrainConfig(data=Path(data), method="ce")) == name
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"alpha": 1.5}, r"--alpha must be in \[0, 1\], got 1.5"),

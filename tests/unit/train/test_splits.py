@@ -113,7 +113,7 @@ def test_rules_that_are_refused(rule, message):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"train": ["c00", "x1"], "validation": ["c01"]}, "1 cases are not in the stores: x1; compute them"),
+        ({"train": ["c00", "x1"], "validation": ["c01"]}, "1 case of the split not in the stores: x1; compute them"),
         ({"train": ["c00", "c01"], "validation": ["c01"]}, "c01 appears more than once; a case belongs to one part"),
         ({"train": ["c00", "c00"], "validation": ["c01"]}, "c00 appears more than once"),
         ({"train": ["c00"], "validation": []}, "need at least one case each"),
@@ -127,3 +127,20 @@ def test_files_that_are_refused(tmp_path, document, message):
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     with pytest.raises(InputError, match=message):
         make_split(str(path), CASES, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        (
+            1,
+            "training, validation and test needs 3 cases, but the stores hold 1; a training needs one case to",
+        ),
+        (2, "training, validation and test needs 3 cases, but the stores hold 2; --split 1,1,0 trains on one and"),
+    ],
+)
+def test_too_few_cases_for_the_default_are_told_what_can_be_done(cases, message):
+    with pytest.raises(InputError, match=message):
+        make_split("0.7,0.1,0.2", [f"c{i}" for i in range(cases)], seed=0)
+    if cases == 2:
+        assert len(make_split("1,1,0", ["a", "b"], seed=0).cases) == 2
