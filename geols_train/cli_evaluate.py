@@ -23,6 +23,11 @@ from geols_precompute.formatting import plural
     "--classes", type=ClassNames(), help="Names of the label values.  [default: the recipe's, else REFERENCE's]"
 )
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
+@click.option(
+    "--surface-tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of surface Dice, in mm.  [default: 1 mm, or a voxel's longest side]",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV with a row per case and structure.")
 @reports_errors(extra="train")
 def evaluate(
@@ -30,6 +35,7 @@ def evaluate(
     reference: Path,
     classes: Mapping[int, str] | None,
     recipe_name: str | None,
+    surface_tolerance: float | None,
     out: Path | None,
     debug: bool,
 ) -> int:
@@ -42,19 +48,20 @@ def evaluate(
     """
     from geols_precompute.progress import show_progress
     from geols_precompute.recipe.files import load_recipe
-    from geols_train.evaluate_files import compare, find_pairs, means, write_table
+    from geols_train.evaluate_files import compare, find_pairs, means, tolerance_of, write_table
     from geols_train.metrics import Agreement
 
     if out is not None:
         refuse_foreign(out, lambda path: path.read_bytes()[:15] == b"case,structure,")
     recipe = load_recipe(recipe_name) if recipe_name else None
     pairs = find_pairs(predictions, reference, classes=classes, recipe=recipe)
+    tolerance = surface_tolerance or tolerance_of(pairs)
     failures = dict.fromkeys(pairs.without_prediction, "no prediction")
     found: dict[str, dict[str, Agreement]] = {}
     with show_progress(len(pairs.files), "evaluate") as on_case:
         for case in pairs.files:
             try:
-                found[case] = compare(pairs, case)
+                found[case] = compare(pairs, case, tolerance)
             except InputError as error:
                 failures[case] = str(error)
             on_case(case, failures.get(case, ""))
@@ -66,11 +73,12 @@ def evaluate(
     if not found:
         raise InputError("no case could be compared")
     say(*_table({name: means(found, name) for name in pairs.structures}))
-    say(f"{plural(len(found), 'case')} compared, {len(failures)} failed")
+    say(f"{plural(len(found), 'case')} compared, {len(failures)} failed; surface Dice at {tolerance:g} mm")
     if out is not None:
         with writing_to(out.parent, "-o"):
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_table(out, found, readers_of([path for pair in pairs.files.values() for path in pair], out.parent))
+            readers = readers_of([path for pair in pairs.files.values() for path in pair], out.parent)
+            write_table(out, found, tolerance, readers)
         say(f"table   {out}")
     return EXIT_SOME_FAILED if failures else EXIT_DONE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import numpy as np
 
 from geols_precompute.atomic import new_file
 from geols_precompute.data.cases import images_below, stem
+from geols_precompute.data.headers import read_header
 from geols_precompute.data.layouts import recognised
 from geols_precompute.data.volumes import read_image, read_volume
 from geols_precompute.errors import InputError
 from geols_precompute.recipe.parameters import Recipe
-from geols_train.metrics import Agreement, agreement
+from geols_train.metrics import LEAST_TOLERANCE_MM, Agreement, agreement, tolerance_for
 
 #: The fields of `Agreement`, each a column.
 METRICS = tuple(field.name for field in fields(Agreement))
@@ -91,7 +93,16 @@ def find_pairs(
     )
 
 
-def compare(pairs: Pairs, case: str) -> dict[str, Agreement]:
+def tolerance_of(pairs: Pairs) -> float:
+    """Return the tolerance of surface Dice, in mm, that the voxels of the references can show; see `tolerance_for`."""
+    longest = []
+    for _, reference in pairs.files.values():
+        with suppress(InputError):  # which is said where the case is compared
+            longest.append(max(read_header(reference).geometry.spacing_zyx))
+    return tolerance_for(longest or [LEAST_TOLERANCE_MM])
+
+
+def compare(pairs: Pairs, case: str, tolerance_mm: float) -> dict[str, Agreement]:
     """Return the agreement of a case, by structure, on the grid of its files.
 
     Raises:
@@ -111,20 +122,22 @@ def compare(pairs: Pairs, case: str) -> dict[str, Agreement]:
             np.isin(predicted_ZYX, values) & counted_ZYX,
             np.isin(label_ZYX, values) & counted_ZYX,
             volume.geometry.spacing_zyx,
+            tolerance_mm=tolerance_mm,
         )
         for name, values in pairs.structures.items()
     }
 
 
-def write_table(path: Path, found: Mapping[str, Mapping[str, Agreement]], readers: int) -> None:
+def write_table(path: Path, found: Mapping[str, Mapping[str, Agreement]], tolerance_mm: float, readers: int) -> None:
     """Write a CSV with a row per case and structure; what is not defined is empty, `readers` as in `new_file`."""
     with new_file(path, readers) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "structure", *METRICS])
+        writer.writerow(["case", "structure", *METRICS, "tolerance_mm"])
         for case, structures in found.items():
             for name, agreed in structures.items():
                 values = [getattr(agreed, metric) for metric in METRICS]
-                writer.writerow([case, name, *("" if math.isnan(value) else f"{value:.6f}" for value in values)])
+                shown = ("" if math.isnan(value) else f"{value:.6f}" for value in values)
+                writer.writerow([case, name, *shown, f"{tolerance_mm:g}"])
 
 
 def means(found: Mapping[str, Mapping[str, Agreement]], structure: str) -> dict[str, float | None]:

@@ -70,6 +70,14 @@ def agreement(
     )
 
 
+def tolerance_for(longest_mm: Iterable[float]) -> float:
+    """Return a tolerance of surface Dice that voxels can show: their longest side, the median over cases, in mm.
+
+    It is at least LEAST_TOLERANCE_MM.
+    """
+    return max(LEAST_TOLERANCE_MM, round(float(np.median([*longest_mm])), 3))
+
+
 def surface_dice(a_ZYX: BoolArray, b_ZYX: BoolArray, spacing: Sequence[float], *, tolerance_mm: float) -> float:
     """Return the surface Dice of two masks that are not empty; see `agreement`."""
     areas = _areas_of_elements(tuple(spacing))

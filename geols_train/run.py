@@ -38,7 +38,7 @@ from geols_train.folder import (
     writing_run,
 )
 from geols_train.forecast import cpu_note, padding_note
-from geols_train.metrics import LEAST_TOLERANCE_MM
+from geols_train.metrics import tolerance_for
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.softening import Softening
 from geols_train.splits import Split, checked_split, make_split, read_split
@@ -298,14 +298,11 @@ def with_size(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> Trai
 
 
 def with_tolerance(config: TrainConfig, stores: Stores, cases: Sequence[str]) -> TrainConfig:
-    """Return the configuration with a tolerance of surface Dice: its own, else what these voxels can show.
-
-    That is the longest side of a voxel, the median over the cases, and at least 1 mm.
-    """
+    """Return the configuration with a tolerance of surface Dice: its own, else that of `tolerance_for`."""
     if config.surface_tolerance:
         return config
-    longest = [max(stores.volumes.metadata(case).geometry.spacing_zyx) for case in cases]
-    return replace(config, surface_tolerance=max(LEAST_TOLERANCE_MM, round(float(np.median(longest)), 3)))
+    longest = (max(stores.volumes.metadata(case).geometry.spacing_zyx) for case in cases)
+    return replace(config, surface_tolerance=tolerance_for(longest))
 
 
 def make_spec(config: TrainConfig, stores: Stores) -> NetworkSpec:

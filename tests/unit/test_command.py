@@ -35,7 +35,7 @@ COMMANDS |= {"geols-store": store, **{f"geols-store {name}": command for name, c
         (train, "--crop 32 32 32 32", "32 is no folder; of numbers, --crop takes 3"),
         (train, "--batch-size x", "--batch-size must be a whole number, got 'x'"),
         (train, "--lr x", "--lr must be a number, got 'x'"),
-        (train, "--method dice", "--method must be one of geols, ce, ls, fl, svls, got 'dice'"),
+        (train, "--method dice", "--method must be one of geols, ce, ls, fl, svls, gauss, "),
         (train, "--features 4,x", "--features: '4,x' is not of the form 16,32,64,128"),
         (train, "--alhpa 1", "no such option '--alhpa'"),
         (precompute, "--workers -1 d", "--workers must be a whole number of at least 0, got -1"),

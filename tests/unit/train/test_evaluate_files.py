@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_trainers_metrics(folders):
     assert len(found) == 4
     for case, (predicted, label) in pairs.items():
         for value, name in ((1, "liver"), (2, "kidney")):
-            expected = agreement(predicted == value, label == value, SPACING[::-1])
+            expected = agreement(predicted == value, label == value, SPACING[::-1], tolerance_mm=2.0)
             row = found[case, name]
             # Dice by its definition, too
             both = np.count_nonzero((predicted == value) & (label == value))
@@ -53,7 +53,13 @@ def test_the_numbers_are_those_of_the_trainers_metrics(folders):
     mean = np.mean([float(found[case, "liver"]["dice"]) for case in pairs])
     line = next(line for line in result.output.splitlines() if line.startswith("liver"))
     assert line.split()[1] == f"{mean:.4f}"
-    assert "2 cases compared, 0 failed" in result.output
+    assert "2 cases compared, 0 failed; surface Dice at 2 mm" in result.output
+    assert {row["tolerance_mm"] for row in found.values()} == {"2"}
+    narrow = root / "narrow.csv"
+    assert run(evaluate, root / "pred", root / "ref", "--surface-tolerance", "0.5", "-o", narrow).exit_code == 0
+    predicted, label = pairs["c0"]
+    expected = agreement(predicted == 1, label == 1, SPACING[::-1], tolerance_mm=0.5).surface_dice
+    assert float(rows(narrow)["c0", "class 1"]["surface_dice"]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_regions_of_a_recipe_and_values_without_a_class(folders):
@@ -66,7 +72,7 @@ def test_regions_of_a_recipe_and_values_without_a_class(folders):
     assert "holds the values [2], which no class has" in result.output
     (root / "r.toml").write_text('[classes]\n1 = "a"\n2 = "b"\n[regions]\nall = [1, 2]\n')
     result = run(evaluate, root / "pred", root / "ref", "--recipe", root / "r.toml", "-o", root / "r.csv")
-    expected = agreement(predicted > 0, label > 0, SPACING[::-1]).dice
+    expected = agreement(predicted > 0, label > 0, SPACING[::-1], tolerance_mm=2.0).dice
     assert float(rows(root / "r.csv")["c0", "all"]["dice"]) == pytest.approx(expected, abs=1e-6)
 
 
