@@ -9,7 +9,7 @@
    of the stores, mixed in the loss; against float32 .nii.gz files, cropped, made one-hot and mixed with NumPy.
 3. Peak memory of the loss, forward and backward, for 5 classes, against one-hot labels and float maps.
 
-Rows that need a GPU (accelerator.py) are skipped without one.
+Rows of a GPU are those of gpu.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import SimpleITK
 import torch
-from accelerator import FULL, gpu_rows
 from case import timed_task, write_files
 from inputs import DATA, load_ct
 from numpy.typing import NDArray
@@ -52,11 +51,6 @@ def main() -> None:
         epochs(Path(folder), arguments.cases, arguments.repeats)
         samples(Path(folder), arguments.repeats)
     loss_memory()
-    if torch.cuda.is_available():
-        with tempfile.TemporaryDirectory() as folder:
-            gpu_rows(Path(folder), arguments.repeats, FULL)
-    else:
-        print("epochs, waiting for data and steps per second at 128×192×192: SKIPPED, no GPU")
 
 
 # --- epochs --------------------------------------------------------------------------------------------------------
