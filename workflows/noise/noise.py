@@ -31,7 +31,7 @@ from geols_train.splits import make_split
 
 HERE = Path(__file__).parent
 #: Root mean square of the displacement along each axis, and the smoothness of its field, in voxels.
-DISPLACEMENT, SIGMA = 0.8, 4.0
+DISPLACEMENT, SIGMA = 0.6, 4.0
 SEED = 19
 
 
