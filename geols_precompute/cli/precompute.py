@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEADINGS = {
     "Maps": "seeds preset metric lam gamma contrast iterations decay background modalities control engine reuse",
-    "Classes and preparation": "recipe_name classes rater keep_raters clip orientation",
+    "Classes and preparation": "recipe_name classes channels rater keep_raters clip orientation",
     "Where it runs": "workers scheduler part",
     "Output": "out name dry_run preview",
     "nnU-Net": "nnunet configurations plans",
@@ -55,6 +55,9 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="A set of map parameters.  [default: default]")
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
 @click.option("--classes", type=ClassNames(), help="Names of the label values.  [default: the recipe's, else DATA's]")
+@click.option(
+    "--channels", metavar="NAME,...", help="Modalities to take, in order.  [default: the recipe's, else all of DATA]"
+)
 @click.option(
     "--rater",
     metavar="NAME",
@@ -105,6 +108,7 @@ def precompute(
     recipe_name: str | None,
     preset: str | None,
     classes: Mapping[int, str] | None,
+    channels: str | None,
     rater: str | None,
     keep_raters: bool,
     clip: tuple[float, float] | None,
@@ -143,6 +147,11 @@ def precompute(
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
     given = {name: value for name, value in map_flags.items() if value is not None}
     recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation, rater, keep_raters=keep_raters)
+    if channels is not None:
+        names = tuple(name.strip() for name in channels.split(","))
+        if not all(names) or len(set(names)) < len(names):
+            raise RecipeError(f"--channels {channels}: names nothing, or a modality twice; give NAME,NAME,...")
+        recipe = replace(recipe, modalities=names)
     preprocessed = Preprocessed.asked(nnunet, configurations, plans, data, out)
     places = preprocessed.places() if preprocessed else [(data or Path("data"), out)]
     if dry_run or preview is not None:

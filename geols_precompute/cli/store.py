@@ -17,6 +17,7 @@ from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
+from geols_precompute.store.layout import METADATA
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
 
@@ -38,7 +39,17 @@ for command in (agreement, fit, pack, unpack, pull, merge, export):
 @_STORE
 @reports_errors(extra="precompute")
 def info(store: Path, debug: bool) -> int:
-    """Print a store's digest, recipe, classes and sizes."""
+    """Print a store's digest, recipe, classes and sizes.
+
+    STORE may also be the output folder of geols-precompute: the stores in it are named.
+    """
+    from geols_precompute.run.finalize import stores_in
+
+    if store.is_dir() and not (store / METADATA).exists():
+        for path in stores_in(store):
+            one = open_store(path)
+            say(f"store   {path}, {plural(len(one.cases), 'case')}", f"digest  {one.digest}")
+        return EXIT_DONE
     opened = open_store(store)
     found = _Contents(opened)
     lines = {

@@ -10,12 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
 from geols_precompute.atomic import readers_of
 from geols_precompute.data.cases import Dataset, Problem, is_case_id
 from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
+from geols_precompute.data.volumes import read_image
 from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.formatting import plural
+from geols_precompute.recipe.classes import MAX_CLASSES
 from geols_precompute.recipe.parameters import CONSENSUS, Recipe, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.reuse import Reuse
@@ -143,7 +147,7 @@ def plan_run(
         classes=dataset.classes,
         ignore=dataset.ignore,
         regions=dataset.regions,
-        why_no_classes=dataset.why_no_classes,
+        why_no_classes=dataset.why_no_classes or _why_no_classes(dataset, recipe),
     )
     preprocessing = resolved.preprocessing
     if any(case.plans for case in dataset.cases) and (preprocessing.spacing or preprocessing.orientation):
@@ -153,6 +157,27 @@ def plan_run(
         )
     source = Reuse.of(reuse, resolved) if reuse else None
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
+
+
+def _why_no_classes(dataset: Dataset, recipe: Recipe) -> str:
+    """Return what to say where nothing names the label values: those of the first case, ready for --classes."""
+    if recipe.classes or dataset.classes or not dataset.cases:
+        return ""
+    label = dataset.cases[0].label
+    try:
+        array = read_image(label)[0] if label is not None else np.zeros(0)
+    except InputError:
+        return ""
+    values, counts = np.unique(array, return_counts=True)
+    found = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if v > 0 and v == int(v)]
+    if not 0 < len(found) <= MAX_CLASSES:
+        return ""
+    listed = ", ".join(f"{value} ({plural(count, 'voxel')})" for value, count in found)
+    flag = ",".join(f"{value}=NAME" for value, _ in found)
+    return (
+        f"this layout does not name its label values; {label} has {listed}: give --classes {flag}, with names of "
+        "yours, or --recipe (brats2019, brats2023, flare2021, or a TOML file)"
+    )
 
 
 def _require_rater(dataset: Dataset, rater: str | None) -> None:

@@ -217,6 +217,16 @@ def test_info_verify_and_finalize(nnunet):
     assert "no store, and none in it" in error_line(store("finalize", root))
 
 
+def test_info_of_an_output_folder_names_the_stores_in_it(nnunet):
+    root = nnunet(cases=1)
+    precompute(root)
+    result = store("info", root / "geols")
+    assert result.exit_code == 0
+    for name in ("labels", "volumes"):
+        assert f"store   {root}/geols/{name}.zarr, 1 case\n" in result.output
+    assert "no store, and none in it" in error_line(store("info", root))
+
+
 def test_finalize_refuses_while_planned_cases_are_missing(nnunet):
     root = nnunet()
     precompute(root)

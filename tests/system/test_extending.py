@@ -106,8 +106,8 @@ def made(run, tmp_path_factory) -> Path:
     data = tmp_path_factory.mktemp("pairs")
     for number in range(5):
         image, label = ball_case(number, (8, 9, 10))
-        write(image[0], data / f"images/c{number}.nii.gz", spacing=SPACING[::-1])
-        write(label, data / f"labels/c{number}.nii.gz", spacing=SPACING[::-1])
+        write(image[0], data / f"scans/c{number}.nii.gz", spacing=SPACING[::-1])
+        write(label, data / f"contours/c{number}.nii.gz", spacing=SPACING[::-1])
     run(PRECOMPUTE, "--workers", 0, "--seeds", "extremes", "--classes", "1=a,2=b", data)
     return data
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from geols_precompute.data.cases import Dataset
 from geols_precompute.data.layouts.folders import read_case_folders, read_flare_folders
 from geols_precompute.data.layouts.nnunet import read_described
+from geols_precompute.data.layouts.pairs import read_pair_folders, read_pairs
 from geols_precompute.data.layouts.preprocessed import read_preprocessed_folder
 from geols_precompute.data.layouts.raters import read_raters
 from geols_precompute.data.layouts.table import read_manifest
@@ -20,7 +21,9 @@ LAYOUTS = (
     read_described,
     read_flare_folders,
     read_raters,
+    read_pairs,
     read_case_folders,
+    read_pair_folders,
 )
 #: What a user reads whose folder is not recognised.
 KNOWN = (
@@ -29,6 +32,8 @@ KNOWN = (
     "nnU-Net preprocessed (CASE.b2nd, CASE_seg.b2nd, CASE.pkl in a folder beside the plans)",
     "BraTS (CASE/CASE_flair.nii.gz, ..., CASE_seg.nii.gz)",
     "FLARE (CASE/CASE_img.nii.gz, CASE_seg.nii.gz, or TrainingImg and TrainingMask)",
+    "images/CASE and masks/CASE or labels/CASE",
+    "CASE/image and CASE/label",
     "CSV (cases.csv with the columns case, label and one per modality)",
     "several raters (CASE/image with CASE/annotation_1, ... or CASE/seg01, ...; sub-X_desc-rater1_dseg of BIDS; "
     "cases.csv with a column rater_1, ... per rater)",

@@ -26,7 +26,7 @@ from geols_precompute.data.rows import csv_rows
 from geols_precompute.errors import InputError
 
 #: Folders of a data set that hold its images, the ones to predict first.
-IMAGE_FOLDERS = ("imagesTs", "imagesTr", "TrainingImg")
+IMAGE_FOLDERS = ("imagesTs", "imagesTr", "TrainingImg", "images")
 DEPTH = 3
 
 
