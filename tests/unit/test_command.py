@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import runpy
 import signal
 
 import pytest
@@ -91,3 +92,17 @@ def test_a_command_that_ctrl_c_stopped_ends_by_that_signal(monkeypatch, stopped_
     with pytest.raises(SystemExit):
         train()
     assert signals._ends_by_interrupt is ends
+
+
+def test_completion_is_what_the_readme_says(monkeypatch):
+    monkeypatch.setenv("_GEOLS_TRAIN_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "geols-train --alph")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert CliRunner().invoke(train, [], prog_name="geols-train").output == "plain,--alpha\n"
+
+
+def test_python_m_geols_train_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["geols_train", "--version"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("geols_train", run_name="__main__")
+    assert capsys.readouterr().out.startswith("geols ")
