@@ -58,6 +58,7 @@ def test_the_study_is_what_was_registered():
     kinds = {t.kind for t in study.trainings()}
     assert kinds == {
         "ce", "ls-0.1", "svls", "geols-0.1-skeleton", "geols-0.1-skeleton-lam-0.0", "geols-0.1-border-margin-2",
+        "geols-0.1-skeleton-control-shuffled",
     }  # fmt: skip
     assert len(study.trainings()) == 5 * len(kinds)
     assert study.train == read_study(WORKFLOWS / "paper/hippocampus.toml").train

@@ -24,7 +24,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geols_precompute.cli.options import EXIT_DONE, reports_errors
+from geols_precompute.cli.command import EXIT_DONE
+from geols_precompute.cli.options import reports_errors
 from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError
 from geols_train.splits import make_split
