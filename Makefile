@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 # GeodisTK has no wheel and predates NumPy 2. Old setuptools reads CFLAGS, new ones CXXFLAGS; without -O3 it is 5 times slower.
 GEODISTK_FLAGS := -DNDEBUG -fwrapv -O3 -DNPY_IN_ARRAY=NPY_ARRAY_IN_ARRAY
 
-.PHONY: demo test unit test-store test-slow check docs clean
+.PHONY: demo test unit test-store test-slow test-oldest-nnunet check docs clean
 
 demo: .venv/.demo
 	$(BIN)/python workflows/demo.py
@@ -27,8 +27,15 @@ test-store:
 	.venv-store/bin/python -m pip --disable-pip-version-check install --quiet -e ".[store-test]"
 	.venv-store/bin/python -m pytest -p no:cacheprovider tests/unit/store tests/unit/recipe
 
-test-slow: .venv/.dev
+test-slow: .venv/.dev test-oldest-nnunet
 	$(BIN)/python -m pytest -m slow
+
+# the oldest nnU-Net that works, with what it asks for itself
+test-oldest-nnunet:
+	$(PYTHON) -m venv .venv-nnunet
+	grep -vE '^(nnunetv2|dynamic_network_architectures|batchgenerators|batchgeneratorsv2)==' constraints.txt > .venv-nnunet/constraints.txt
+	.venv-nnunet/bin/python -m pip --disable-pip-version-check install --quiet -c .venv-nnunet/constraints.txt -e ".[dev]" nnunetv2==2.6.0
+	.venv-nnunet/bin/python -m pytest -p no:cacheprovider tests/system/test_nnunet.py tests/system/test_nnunet_commands.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -61,4 +68,4 @@ docs: .venv/.docs
 	touch $@
 
 clean:
-	rm -rf .venv .venv-store demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-store .venv-nnunet demo build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

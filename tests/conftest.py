@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import locale
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ import pytest
 from datasets import ball_case, write
 
 REAL_DATA = Path(os.environ.get("GEOLS_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_arrive() -> None:
+    """Let processes that tests start get Ctrl-C: a shell starts what runs in its background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
