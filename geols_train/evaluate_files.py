@@ -64,6 +64,8 @@ def find_pairs(
     dataset = recognised(reference) if reference.exists() else None
     if dataset and any(case.raters for case in dataset.cases):
         raise InputError(f"{reference}: has label maps of several raters; name a folder with those of one")
+    if dataset and any(case.masks for case in dataset.cases):
+        raise InputError(f"{reference}: has a mask per organ; name a folder with a label map per case")
     labelled = {case.id: case.label for case in dataset.cases if case.label} if dataset else _by_stem(reference)
     both = sorted(predicted.keys() & labelled.keys())
     if not both:

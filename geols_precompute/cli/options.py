@@ -92,6 +92,8 @@ def reports_errors(extra: str) -> Callable[[Callable[P, int]], Callable[P, None]
                 if kwargs["debug"]:
                     click.echo(printable_lines(without_secrets(traceback.format_exc())), err=True)
                 say(without_secrets(f"error: {_one_line(error, extra)}"), err=True)
+                # lines that a person may copy
+                say(*(without_secrets(f"  {line}") for line in getattr(error, "__notes__", ())), err=True)
                 # never 1, which means that some cases failed
                 sys.exit(EXIT_WRONG)
 

@@ -233,6 +233,8 @@ def print_summary(summary: Summary, reuse: str | None, part: str | None, *, debu
     )
     if summary.digest:
         say(f"digest  {summary.digest}")
+    elif part is None:
+        say("no case is in the store")
     else:
         say(f"this was part {part}; after the last one: geols-store finalize {summary.labels.parent}")
 

@@ -23,8 +23,10 @@ class Case:
     Attributes:
         id: its name in the stores.
         images: a file per modality in the dataset's order, or one file that holds all of them.
-        label: the label file; None for data to predict. Of several raters it is the first until one is chosen.
+        label: the label file; None for data to predict. Of several raters it is the first until one is chosen,
+            of masks their folder.
         raters: the label file of each rater by the rater's name, where there are several.
+        masks: the binary mask of each organ by the organ's name, where these stand for one label map.
         plans: of a case that nnU-Net has preprocessed: the plans it has been preprocessed by. Its image files are the
             one with its intensities and the one with its properties. None for image files of other kinds.
     """
@@ -33,6 +35,7 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None
     raters: Mapping[str, Path] = field(default_factory=dict)
+    masks: Mapping[str, Path] = field(default_factory=dict)
     plans: Path | None = None
 
     @property
@@ -42,8 +45,8 @@ class Case:
 
     @property
     def labels(self) -> tuple[Path, ...]:
-        """Every label file: the one, or those of all raters."""
-        return (*self.raters.values(),) or ((self.label,) if self.label else ())
+        """Every label file: the one, or those of all raters, or all masks."""
+        return (*self.raters.values(), *self.masks.values()) or ((self.label,) if self.label else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,12 @@ class CaseList:
         label: Path | None,
         *,
         raters: Mapping[str, Path] | None = None,
+        masks: Mapping[str, Path] | None = None,
         plans: Path | None = None,
     ) -> None:
         """Add a case, or a problem that names its first missing file."""
-        images, raters = tuple(images), raters or {}
-        labels = (*raters.values(),) or ((label,) if label else ())
+        images, raters, masks = tuple(images), raters or {}, masks or {}
+        labels = (*raters.values(), *masks.values()) or ((label,) if label else ())
         files = (*images, *labels)
         if odd := [path for path in files if not _is_utf8(str(path))]:
             self.refuse(case_id, f"{odd[0]}: the path is not valid UTF-8; rename it")
@@ -115,8 +119,8 @@ class CaseList:
             kind = "label" if missing[0] in labels else "image"
             self.refuse(case_id, f"{kind} {missing[0]} does not exist")
         else:
-            first = labels[0] if labels else None
-            self.cases.append(Case(id=case_id, images=images, label=first, raters=raters, plans=plans))
+            first = next(iter(masks.values())).parent if masks else labels[0] if labels else None
+            self.cases.append(Case(id=case_id, images=images, label=first, raters=raters, masks=masks, plans=plans))
 
     def refuse(self, case_id: str, reason: str) -> None:
         """Add a problem."""
@@ -175,6 +179,11 @@ def stem(path: Path) -> str:
     """Return the file name without its image ending: `a.nii.gz` gives `a`."""
     short = _IMAGE_ENDING.sub("", path.name)
     return path.stem if short == path.name else short
+
+
+def ending(path: Path) -> str:
+    """Return the ending of a file name: `.nii.gz` of an image; `files without ending` if it has none."""
+    return path.name[len(stem(path)) :].lower() or "files without ending"
 
 
 def _is_utf8(text: str) -> bool:

@@ -16,7 +16,7 @@ from geols_precompute.data.geometry import Geometry
 from geols_precompute.data.orientation import orientation_of, turn, turned
 from geols_precompute.data.preprocessed import read_preprocessed
 from geols_precompute.data.raters import chosen, consensus
-from geols_precompute.data.volumes import Volume, fingerprint, label_sha256, read_volume
+from geols_precompute.data.volumes import Mask, Volume, fingerprint, label_sha256, read_volume
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_precompute.recipe.classes import IGNORE_INDEX, ClassTable
@@ -52,19 +52,26 @@ class PreparedCase:
     raters: UInt8Array | None = None
 
 
-def read_source(case: Case, preprocessing: Preprocessing) -> tuple[Volume, dict[str, Any]]:
+def read_source(case: Case, preprocessing: Preprocessing, classes: ClassTable) -> tuple[Volume, dict[str, Any]]:
     """Read the files of a labelled case; (their volume, its digests as a store's metadata keeps them).
 
-    What is to be done with the case depends on the digests; `prepare_source` goes on from here.
+    What is to be done with the case depends on the digests; `prepare_source` goes on from here. The classes say which
+    masks make the label map, where every organ has one.
 
     Raises:
-        InputError: a file cannot be used, or does not fit the others, see `read_volume`; or the rater that is asked for
-            is not there.
+        InputError: a file cannot be used, or does not fit the others, see `read_volume`; or the rater or the mask that
+            is asked for is not there.
         MissingExtraError: nnU-Net has preprocessed the case, and is not installed.
     """
     modalities = len(preprocessing.modalities)
     if case.plans is not None:
         volume = read_preprocessed(case, modalities=modalities)
+        return volume, fingerprint(volume)
+    if case.masks:
+        if preprocessing.rater is not None:
+            raise InputError(f"{case.label}: masks of no named rater, where rater {preprocessing.rater} is asked for")
+        masks, order = _masks(case, classes, preprocessing.mask_order), preprocessing.mask_order
+        volume = read_volume(case.images, None, modalities=modalities, masks=masks, mask_order=order)
         return volume, fingerprint(volume)
     choice = chosen(case, preprocessing)
     paths = tuple(choice.raters.values())
@@ -77,6 +84,22 @@ def read_source(case: Case, preprocessing: Preprocessing) -> tuple[Volume, dict[
         digests = map(label_sha256, volume.raters)
         source["raters"] = [{"name": n, "sha256": s} for n, s in zip(choice.raters, digests, strict=True)]
     return volume, source
+
+
+def _masks(case: Case, classes: ClassTable, order: Sequence[str]) -> list[Mask]:
+    """Return the masks of the classes, those of `order` last and in that order.
+
+    Raises:
+        InputError: one is not there.
+    """
+    values = {label.name: label.value for label in classes if label.value != 0}
+    if missing := [name for name in values if name not in case.masks]:
+        raise InputError(
+            f"{case.label}: no mask of {', '.join(missing)}; write an empty one where the organ is not in the "
+            "image, or leave it out of the classes"
+        )
+    names = [*(name for name in values if name not in order), *(name for name in order if name in values)]
+    return [Mask(path=case.masks[name], name=name, value=values[name]) for name in names]
 
 
 def prepare_source(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from geols_precompute.arrays import Float32Array, Int32Array
+from geols_precompute.arrays import BoolArray, Float32Array, Int32Array
 from geols_precompute.data.formats.itk import open_header, open_image
 from geols_precompute.data.formats.names import wrong_name
 from geols_precompute.data.formats.payload import check_payload, scaling_of
 from geols_precompute.data.geometry import Geometry
-from geols_precompute.data.grid import Grid, common_grid, grid_of
+from geols_precompute.data.grid import Grid, common_grid, grid_of, require_same_grid
+from geols_precompute.data.masks import merged
 from geols_precompute.digests import array_sha256, canonical_json, sha256_hex
 from geols_precompute.errors import InputError
 
@@ -51,37 +52,77 @@ class Volume:
     raters: Int32Array | None = None
 
 
-def read_volume(images: Sequence[Path], label: Path | None, *, modalities: int, raters: Sequence[Path] = ()) -> Volume:
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """The file with the binary mask of an organ, and the label value that it stands for."""
+
+    path: Path
+    name: str
+    value: int
+
+
+def read_volume(
+    images: Sequence[Path],
+    label: Path | None,
+    *,
+    modalities: int,
+    raters: Sequence[Path] = (),
+    masks: Sequence[Mask] = (),
+    mask_order: Sequence[str] = (),
+) -> Volume:
     """Read a case: a file per modality, or one file that holds all `modalities`; with the label maps of `raters`.
+
+    In place of a label there may be `masks`, of which one label map is made, see `merged`; those of `mask_order` last,
+    in that order.
 
     Raises:
         InputError: a file cannot be read, is incomplete or not 3-D; sizes, spacings, origins or directions differ
-            between files, see `common_grid`; an image holds NaN or infinite voxels; a label is not whole numbers.
+            between files, see `common_grid`; an image holds NaN or infinite voxels; a label is not whole numbers; masks
+            are not binary, or overlap.
     """
     read = [_read_on_grid(path) for path in images]
+    grids = [grid for _, grid in read]
     channels = [channel for array, _ in read for channel in array]
     require_modalities(images[0], len(channels), modalities)
     labels = list(dict.fromkeys([*([label] if label is not None else []), *raters]))
     for path in labels:
         read.append(_read_on_grid(path))
+        grids.append(read[-1][1])
         require_one_channel(path, len(read[-1][0]))
-    geometry, notes = common_grid((*images, *labels), [grid for _, grid in read])
+    shape = channels[0].shape
+    joined = merged(_masks(masks, images[0], grids), shape, order=mask_order) if masks else None
+    geometry, notes = common_grid((*images, *labels, *(mask.path for mask in masks)), grids)
     for index, channel in enumerate(channels):
         require_finite(channel, images[min(index, len(images) - 1)])
     whole: dict[Path, Int32Array] = {}
     for path, (array, _) in zip(labels, read[len(images) :], strict=True):
         whole[path], rounded = _whole_numbers(array[0], path)
         notes = (*notes, *rounded)
-    image = np.empty((len(channels), *channels[0].shape), np.float32)
+    image = np.empty((len(channels), *shape), np.float32)
     for target, channel in zip(image, channels, strict=True):
         target[...] = channel
     return Volume(
         image=image,
-        label=whole[label] if label is not None else None,
+        label=whole[label] if label is not None else joined,
         geometry=geometry,
         notes=notes,
         raters=np.stack([whole[path] for path in raters]) if raters else None,
     )
+
+
+def _masks(masks: Sequence[Mask], image: Path, grids: list[Grid]) -> Iterator[tuple[str, int, BoolArray]]:
+    """Yield name, value and voxels of each mask, and append its grid to those of the files before it."""
+    first = grids[0].geometry
+    for mask in masks:
+        array, grid = _read_on_grid(mask.path)
+        require_one_channel(mask.path, len(array))
+        require_same_grid(image, first, mask.path, grid.geometry, size_only=True)
+        grids.append(grid)
+        values = np.unique(array)
+        if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+            listed = ", ".join(f"{value:g}" for value in values[:5])
+            raise InputError(f"{mask.path}: is no binary mask, which holds 0 and one other value; it has {listed}")
+        yield mask.name, mask.value, array[0] != 0
 
 
 def read_image(path: Path) -> tuple[NDArray[Any], Geometry, str]:

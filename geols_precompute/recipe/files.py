@@ -22,6 +22,7 @@ _KEYS: dict[str, type] = {
     "orientation": str,
     "rater": str,
     "keep_raters": bool,
+    "mask_order": list,
     "maps": dict,
     "regions": dict,
     "crop": list,
@@ -72,6 +73,7 @@ def _parse(document: dict[str, Any]) -> Recipe:
         orientation=document.get("orientation"),
         rater=document.get("rater"),
         keep_raters=document.get("keep_raters", False),
+        mask_order=tuple(map(str, document.get("mask_order", ()))),
         maps=MapParameters().changed(**document.get("maps", {})),
         hints=TrainingHints(
             regions={str(name): tuple(map(int, values)) for name, values in document.get("regions", {}).items()},

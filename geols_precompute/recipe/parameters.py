@@ -74,6 +74,7 @@ class Preprocessing:
             leaves them as they are.
         rater: whose label map is softened where a case has several: a rater's name, or a rule of `CONSENSUS`.
         keep_raters: keep the label maps of all raters in the volume store.
+        mask_order: where every organ has a mask of its own, those that may overlap: a later one covers an earlier one.
     """
 
     modalities: tuple[str, ...]
@@ -83,6 +84,7 @@ class Preprocessing:
     orientation: str | None = None
     rater: str | None = None
     keep_raters: bool = False
+    mask_order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if problem := problem_of_names(self.modalities):
@@ -108,6 +110,8 @@ class Preprocessing:
             raise RecipeError(f"keep_raters must be true or false, got {self.keep_raters!r}")
         if self.keep_raters and self.rater is None:
             raise RecipeError("keep_raters needs a rater whose label map is softened: give --rater too")
+        if self.mask_order and (problem := problem_of_names(self.mask_order)):
+            raise RecipeError(f"mask_order must be different names of classes: {problem}")
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Preprocessing:
@@ -121,6 +125,7 @@ class Preprocessing:
             orientation=document.get("orientation"),
             rater=document.get("rater"),
             keep_raters=document.get("keep_raters", False),
+            mask_order=tuple(document.get("mask_order", ())),
         )
 
 
@@ -141,6 +146,8 @@ def preprocessing_json(preprocessing: Preprocessing, classes: ClassTable) -> dic
         document["rater"] = preprocessing.rater
     if preprocessing.keep_raters:
         document["keep_raters"] = True
+    if preprocessing.mask_order:
+        document["mask_order"] = list(preprocessing.mask_order)
     return document
 
 
@@ -314,6 +321,7 @@ class Recipe:
         orientation: towards where the axes x,y,z of all volumes are to run, such as RAS.
         rater: whose label map is softened where there are several; see `Preprocessing`.
         keep_raters: keep those of all raters in the volume store.
+        mask_order: masks that may overlap, the covered ones first; see `Preprocessing`.
         maps: what turns a prepared volume into maps.
         hints: what training should know.
 
@@ -332,6 +340,7 @@ class Recipe:
     orientation: str | None = None
     rater: str | None = None
     keep_raters: bool = False
+    mask_order: tuple[str, ...] = ()
     maps: MapParameters = field(default_factory=MapParameters)
     hints: TrainingHints = field(default_factory=TrainingHints)
 
@@ -371,6 +380,7 @@ class Recipe:
                 orientation=self.orientation,
                 rater=self.rater,
                 keep_raters=self.keep_raters,
+                mask_order=self.mask_order,
             ),
             maps=self.maps,
             hints=hints,
@@ -392,6 +402,8 @@ class ResolvedRecipe:
                 f"--modalities {self.maps.modalities}: choose average, joint, or one of "
                 f"{', '.join(self.preprocessing.modalities)}"
             )
+        if strange := [name for name in self.preprocessing.mask_order if name not in self.classes.foreground]:
+            raise RecipeError(f"mask_order names {strange[0]}, which is no class; there are {self.classes}")
         if clash := set(self.classes.names) & set(self.hints.regions):
             raise RecipeError(f"{min(clash)} is the name of a class and of a region; rename one of them")
         if self.hints.regions and (problem := problem_of_names(list(self.hints.regions))):

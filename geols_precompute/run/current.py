@@ -45,6 +45,6 @@ def require_current(store: LabelStore, data: Path, cases: Iterable[str], *, reme
 
 
 def _require_same(store: LabelStore, case: Case, remedy: str) -> None:
-    _, source = read_source(case, store.preprocessing)
+    _, source = read_source(case, store.preprocessing, store.classes)
     if (found := compare_source(store.metadata(case.id).geols["source"], source)) != "same":
         raise StoreError(f"{store.path}: the maps of {case.id} are of other data ({found}); run {remedy}")

@@ -40,7 +40,7 @@ class Summary:
 
     Attributes:
         volumes, labels: the stores.
-        digest: of the label store; None for a part of a run, which writes no manifest.
+        digest: of the label store; None if it holds no case, and of a part of a run, which writes no manifest.
         computed, reused, unchanged: how many cases.
         failures: case id to the reason why it failed, in one line.
         notes: case id to what a person should know about it.
@@ -101,6 +101,8 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
             not_done = _not_done(plan, failures)
             write_manifest(plan.volumes, leave_out=not_done)
             digest = write_manifest(plan.labels, leave_out=not_done)
+            if not manifest_digests(plan.labels):
+                digest = None
     return Summary(
         volumes=plan.volumes,
         labels=plan.labels,

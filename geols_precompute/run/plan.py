@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -156,6 +156,7 @@ def plan_run(
             "orientation of the recipe"
         )
     source = Reuse.of(reuse, resolved) if reuse else None
+    dataset = replace(dataset, notes=(*dataset.notes, *_notes_of_masks(dataset, resolved)))
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
 
 
@@ -195,6 +196,24 @@ def _require_rater(dataset: Dataset, rater: str | None) -> None:
     if rater is not None and dataset.cases and rater not in (*(CONSENSUS if names else ()), *names):
         there = f"raters {', '.join(names)}" if names else "one label map per case, of no named rater"
         raise RecipeError(f"--rater {rater}: {dataset.root} has {there}; leave it out, or name another")
+
+
+def _notes_of_masks(dataset: Dataset, recipe: ResolvedRecipe) -> tuple[str, ...]:
+    """Return what to say where every organ has a mask: those that are no class.
+
+    Raises:
+        RecipeError: a class has no mask in any case, or masks have an order where there are none.
+    """
+    masks = list(dict.fromkeys(name for case in dataset.cases for name in case.masks))
+    if not masks:
+        if recipe.preprocessing.mask_order and dataset.cases:
+            raise RecipeError(f"mask_order belongs to data with a mask per organ; {dataset.root} has label maps")
+        return ()
+    if missing := [name for name in recipe.classes.foreground if name not in masks]:
+        raise RecipeError(f"{dataset.root}: no case has a mask of {missing[0]}; there are {', '.join(masks)}")
+    others = [name for name in masks if name not in recipe.classes.foreground]
+    shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    return (f"{plural(len(others), 'mask')} of a case count as background: {shown}",) if others else ()
 
 
 def make_plan(
@@ -246,7 +265,7 @@ def make_plan(
             for case in again
             if os.path.lexists(labels / case) or (os.path.lexists(volumes / case) and case not in fitting_volumes)
         ),
-        strays=tuple(sorted(set(mapped) - {case.id for case in dataset.cases})),
+        strays=tuple(sorted(set(mapped) - set(ids))),
         part=part,
         run=state.next_run(out),
     )

@@ -147,7 +147,7 @@ def _run_case(task: Task) -> Outcome:
 def _read_and_commit(task: Task) -> Outcome:
     case, recipe, clock = task.case, task.recipe, _Clock()
     stamps = _stamps(case)
-    volume, source = read_source(case, recipe.preprocessing)
+    volume, source = read_source(case, recipe.preprocessing, recipe.classes)
     _require_unchanged(case, stamps, "read")
     clock.lap("read")
     status, notes = _store_case(task, stamps, volume, source, clock)

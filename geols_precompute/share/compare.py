@@ -55,7 +55,7 @@ def cases_of_data(store: Store, data: Path, preprocessing: Preprocessing) -> Cal
     def read(name: str) -> PreparedCase:
         if name not in cases:
             raise InputError(f"{data}: has no case {name!r}")
-        volume, source = read_source(cases[name], preprocessing)
+        volume, source = read_source(cases[name], preprocessing, store.classes)
         stored = store.metadata(name).geols["source"]
         compared = {key: value for key, value in source.items() if key != "raters" or key in stored}
         # before it is prepared: other data may have other classes too
@@ -96,7 +96,7 @@ def compare_with_data(store: Store, data: Path, on_case: OnCase) -> Comparison:
 
 def _compare_case(case: Case, store: Store, known: CasesBySource[Store]) -> tuple[Status, list[str]]:
     """Return the status of a case of the data, and the cases of the store that were made from it."""
-    _, source = read_source(case, store.preprocessing)
+    _, source = read_source(case, store.preprocessing, store.classes)
     if names := known.find_all(source):
         return "same", names
     if case.id in store:

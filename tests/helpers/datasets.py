@@ -34,3 +34,28 @@ def ball_case(seed: int, shape=(12, 14, 16), modalities: int = 1, classes: int =
             label[tuple(rng.integers(0, n) for n in shape)] = value
     image = np.stack([100 * label * (m + 1) + rng.normal(0, 20, shape) for m in range(modalities)])
     return np.rint(image).astype(np.float32), label
+
+
+def series(folder, array, *, uid="1.2.3", step=2.0, tilt=0.0, name="s", first=0, spacing=(0.8, 0.9)):
+    """Write [z,y,x] as a DICOM series, a file per slice, in an order that is not that of the slices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    volume = sitk.GetImageFromArray(array.astype(np.int16))
+    volume.SetSpacing((*spacing, step))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(len(array)):
+        piece = volume[:, :, z]
+        place = f"1.5\\{tilt * z}\\{step * (first + z) - 7}"
+        for tag, value in (
+            ("0008|0060", "CT"),
+            ("0020|000e", uid),
+            ("0020|000d", "1.2"),
+            ("0008|0018", f"{uid}.{first + z + 1}"),
+            ("0020|0032", place),
+            ("0020|0037", "1\\0\\0\\0\\1\\0"),
+            ("0020|0013", str(z + 1)),
+        ):
+            piece.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{name}{(z * 7) % 97:03d}.dcm"))
+        writer.Execute(piece)
+    return folder

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from geols_precompute.data.formats.inflate import require_possible
+from geols_precompute.data.formats.payload import suffix
 from geols_precompute.data.geometry import Geometry, three_floats
 from geols_precompute.errors import InputError
 
@@ -20,6 +21,17 @@ _POSITION, _ORIENTATION, _BITS = "0020|0032", "0020|0037", "0028|0100"
 #: Transfer syntaxes whose voxels are stored as they are, and how well the others pack at best.
 _PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")
 _MAX_RATIO = 2**13
+#: What of SimpleITK reads a file, by its ending: else it asks every reader that it has, and HDF5's writes what it makes
+#: of the file to the terminal.
+_READERS = {
+    **dict.fromkeys((".nii", ".hdr", ".img"), "NiftiImageIO"),
+    **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
+    **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
+    ".gipl": "GiplImageIO",
+    ".vtk": "VTKImageIO",
+    ".dcm": "GDCMImageIO",
+}
 
 
 def is_series(folder: Path) -> bool:
@@ -116,6 +128,8 @@ def read_series(folder: Path) -> sitk.Image:
 def read_information(path: Path) -> sitk.ImageFileReader:
     """Return a reader that has read the header of a file, which SimpleITK must know, and no voxel."""
     reader = sitk.ImageFileReader()
+    if known := _READERS.get(suffix(path)):
+        reader.SetImageIO(known)
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader

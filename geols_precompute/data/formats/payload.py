@@ -41,6 +41,7 @@ _NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "
 _UNCHECKED = dict.fromkeys((".mgh", ".mgz"), ("MGH", "mri_convert a.mgz a.nii.gz"))
 _UNCHECKED[".mnc"] = ("MINC", "mnc2nii a.mnc a.nii")
 _GIPL_BYTES = {7: 1, 8: 1, 15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}
+_META_REQUIRED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _VTK_BYTES = {"char": 1, "short": 2, "int": 4, "long": 8, "float": 4, "double": 8, "vtktypeint64": 8}
 
@@ -139,16 +140,22 @@ def _check(path: Path) -> NDArray[Any] | None:
 
 
 def refuse_unchecked(path: Path) -> None:
-    """Refuse a file of a format in which damage cannot be told.
+    """Refuse a file of a format in which damage cannot be told, or a MetaImage without what its reader asks for.
+
+    That reader would write to the terminal what it misses.
 
     Raises:
-        InputError: naming the format, and what converts it.
+        InputError: naming the format, and what converts it; or what is missing.
     """
     if (ending := suffix(path)) in _UNCHECKED:
         name, command = _UNCHECKED[ending]
         raise InputError(
             f"{path}: {name} volumes are not read, as damage to one cannot be told; {_CONVERT}, for example: {command}"
         )
+    if ending in (".mha", ".mhd") and path.is_file() and not is_gzip(path):
+        fields, _ = metaimage_fields(path)
+        if missing := [name for name in _META_REQUIRED if name not in fields]:
+            raise InputError(f"{path}: the header does not say {', '.join(missing)}; is the file damaged?")
 
 
 # --- formats that are a header and voxels, as they are or in gzip ----------------------------------------------------

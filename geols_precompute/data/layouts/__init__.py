@@ -6,11 +6,13 @@ from pathlib import Path
 
 from geols_precompute.data.cases import Dataset
 from geols_precompute.data.layouts.folders import read_case_folders, read_flare_folders
+from geols_precompute.data.layouts.masks import read_masks
 from geols_precompute.data.layouts.nnunet import read_described
 from geols_precompute.data.layouts.pairs import read_pair_folders, read_pairs
 from geols_precompute.data.layouts.preprocessed import read_preprocessed_folder
 from geols_precompute.data.layouts.raters import read_raters
 from geols_precompute.data.layouts.table import read_manifest
+from geols_precompute.data.layouts.unknown import describe_folder
 from geols_precompute.errors import InputError
 
 #: Tried in this order. Each takes the data folder and the modalities wanted (None for those of the layout), and returns
@@ -20,6 +22,7 @@ LAYOUTS = (
     read_preprocessed_folder,
     read_described,
     read_flare_folders,
+    read_masks,
     read_raters,
     read_pairs,
     read_case_folders,
@@ -34,6 +37,7 @@ KNOWN = (
     "FLARE (CASE/CASE_img.nii.gz, CASE_seg.nii.gz, or TrainingImg and TrainingMask)",
     "images/CASE and masks/CASE or labels/CASE",
     "CASE/image and CASE/label",
+    "CASE/ct and a mask per organ, CASE/segmentations/ORGAN (TotalSegmentator)",
     "CSV (cases.csv with the columns case, label and one per modality)",
     "several raters (CASE/image with CASE/annotation_1, ... or CASE/seg01, ...; sub-X_desc-rater1_dseg of BIDS; "
     "cases.csv with a column rater_1, ... per rater)",
@@ -60,7 +64,12 @@ def discover(root: Path, *, modalities: tuple[str, ...] | None = None) -> Datase
         raise InputError(f"{root} does not exist; name the data folder, for example: geols-precompute data/")
     dataset = recognised(root, modalities=modalities)
     if dataset is None:
-        raise InputError(f"{root} has no known layout; known are: {', '.join(KNOWN)}")
+        found, manifest = describe_folder(root)
+        how = "; a cases.csv in it would begin like this, with the paths corrected:" if manifest else ""
+        error = InputError(f"{root} has no known layout: {found}; known are: {', '.join(KNOWN)}{how}")
+        for line in manifest:
+            error.add_note(line)
+        raise error
     if not dataset.cases and not dataset.problems:
         raise InputError(f"{root}: recognised as {dataset.layout}, but it holds no case")
     return dataset

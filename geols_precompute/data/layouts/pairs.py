@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset, images_below, stem
@@ -32,7 +33,7 @@ def read_pairs(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
             f"{root}: has one image per case in {IMAGES}, but {', '.join(wanted)} are asked for; list the files of the "
             "modalities in a cases.csv"
         )
-    images, labels = _named(root / IMAGES, depth=1), _named(folders[0], depth=0)
+    images, labels = named_images(root / IMAGES, depth=1), named_images(folders[0], depth=0)
     found = CaseList()
     for case in sorted({*images, *labels}):
         if case not in labels:
@@ -53,7 +54,7 @@ def read_pair_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | N
     Raises:
         InputError: two files are the same volume.
     """
-    folders = {folder: _named(folder, depth=1) for folder in [root, *filter(_may_be_case, sorted(root.iterdir()))]}
+    folders = {folder: named_images(folder, depth=1) for folder in case_folders(root)}
     labelled = {
         folder: files for folder, files in folders.items() if set(LABEL_FILES) & files.keys() and len(files) > 1
     }
@@ -65,25 +66,35 @@ def read_pair_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | N
     found = CaseList()
     for folder, files in labelled.items():
         case, labels = folder.resolve().name, [name for name in LABEL_FILES if name in files]
-        images = [name for name in files if name not in LABEL_FILES]
-        places = [index_of(name, images) for name in modalities]
+        images = {name: path for name, path in files.items() if name not in LABEL_FILES}
+        chosen = chosen_images(images, modalities)
         if len(labels) > 1:
             found.refuse(case, f"{folder}: has {' and '.join(labels)}; keep one label map")
-        elif None in places:
+        elif chosen is None:
             found.refuse(case, f"{folder}: no image of {', '.join(modalities)}; it has {', '.join(images)}")
         else:
-            found.add(case, [files[images[place]] for place in places if place is not None], files[labels[0]])
+            found.add(case, chosen, files[labels[0]])
     for folder in folders:
         if folder not in labelled and set(modalities) & folders[folder].keys():
             found.refuse(folder.name, f"{folder}: no label map ({', '.join(LABEL_FILES)})")
     return _dataset("image and label per case folder", root, modalities, found)
 
 
-def _may_be_case(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and path.suffix != ".zarr"
+def case_folders(root: Path) -> list[Path]:
+    """Return the folders that may be those of cases: `root` itself, and those in it."""
+    below = (path for path in sorted(root.iterdir()) if not path.name.startswith(".") and path.suffix != ".zarr")
+    return [root, *filter(Path.is_dir, below)]
 
 
-def _named(folder: Path, depth: int) -> dict[str, Path]:
+def chosen_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[Path] | None:
+    """Return the file of each modality, by its name or another name of the same modality; None if one is missing."""
+    names = list(images)
+    places = [index_of(name, names) for name in modalities]
+    found = [images[names[place]] for place in places if place is not None]
+    return found if len(found) == len(modalities) else None
+
+
+def named_images(folder: Path, depth: int) -> dict[str, Path]:
     """Return the images in a folder by name; below it only the folders of DICOM series count."""
     named: dict[str, Path] = {}
     for path in images_below(folder, depth):

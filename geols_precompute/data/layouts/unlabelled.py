@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from geols_precompute.data.cases import Case, CaseList, Problem, images_below, stem
+from geols_precompute.data.layouts.masks import FOLDER as MASKS
 from geols_precompute.data.layouts.modalities import (
     BRATS_ENDINGS,
     BRATS_MODALITIES,
@@ -21,6 +22,7 @@ from geols_precompute.data.layouts.modalities import (
     split_ending,
 )
 from geols_precompute.data.layouts.nnunet import channels_of, read_json
+from geols_precompute.data.layouts.pairs import LABEL_FILES
 from geols_precompute.data.layouts.table import MANIFEST, columns_of, listed_cases
 from geols_precompute.data.rows import csv_rows
 from geols_precompute.errors import InputError
@@ -59,11 +61,14 @@ def find_images(
     names = FileNames.of(modalities, numbers.modalities)
     groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
     not_taken = ""
-    for path in [root] if root.is_file() else images_below(folder, DEPTH):
-        if leave_out is not None and leave_out.resolve() in path.resolve().parents:
-            continue
+    paths = [root] if root.is_file() else _inputs(folder, leave_out)
+    own = {} if root.is_file() else _named_by_modality(paths, folder, modalities)
+    for path in paths:
         not_taken = numbers.contradiction if _has_number(path) else not_taken
-        if part := names.read(stem(path)):
+        if path.parent in own:
+            if (place := index_of(_name(path), modalities)) is not None:
+                groups.setdefault((path.parent, path.parent.resolve().name), []).append((place, path))
+        elif part := names.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
     if not groups:
@@ -80,6 +85,38 @@ def find_images(
         else:
             _add(found, case_id, files, modalities)
     return found.checked()
+
+
+def _inputs(folder: Path, leave_out: Path | None) -> list[Path]:
+    """Return the images below a folder but for those in `leave_out`, labels and masks of organs."""
+    left_out = leave_out.resolve() if leave_out is not None else None
+    return [
+        path
+        for path in images_below(folder, DEPTH)
+        if not (left_out is not None and left_out in path.resolve().parents)
+        and _name(path) not in LABEL_FILES
+        and not (path.parent.name == MASKS and path.parent != folder)
+    ]
+
+
+def _named_by_modality(paths: Sequence[Path], folder: Path, modalities: Sequence[str]) -> set[Path]:
+    """Return the folders of one case each: their images bear the names of modalities, as in CASE/image and CASE/t1.
+
+    Other images there are left alone, but not in `folder`, the one that was named: it may hold many cases. That is one
+    case if several modalities or labels are in it, and no other image.
+    """
+    names: dict[Path, list[bool]] = {}
+    for path in paths:
+        if path != folder:
+            names.setdefault(path.parent, []).append(index_of(_name(path), modalities) is not None)
+    own = names.pop(folder, [])
+    labelled = (folder / MASKS).is_dir() or any(_name(path) in LABEL_FILES for path in images_below(folder, 0))
+    one_case = all(own) and (len(own) > 1 or (own != [] and labelled))
+    return {parent for parent, named in names.items() if any(named)} | ({folder} if one_case else set())
+
+
+def _name(path: Path) -> str:
+    return path.name if path.is_dir() else stem(path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,7 @@ def test_ids_that_no_file_system_or_reader_should_meet(tmp_path):
 
 
 def test_unknown_layout_missing_folder_and_empty(tmp_path):
-    with pytest.raises(InputError, match="no known layout; known are: nnU-Net"):
+    with pytest.raises(InputError, match="no known layout: it holds no file; known are: nnU-Net"):
         discover(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         discover(tmp_path / "nowhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from commands import error_line, precompute
-from datasets import ball_case, write
+from datasets import ball_case, series, write
 
 from geols_precompute.data.layouts import discover
 from geols_precompute.data.layouts.unlabelled import find_images
@@ -82,3 +82,77 @@ def test_channels_are_chosen_by_name_without_a_recipe_file(nnunet, tmp_path):
     line = error_line(precompute("--channels", "m2,t9", "--out", tmp_path / "o", root))
     assert "has the modalities m0, m1, m2, but m2, t9 are asked for" in line
     assert "names nothing, or a modality twice" in error_line(precompute("--channels", "m2,m2", root))
+
+
+def test_prediction_takes_the_images_of_case_folders_and_no_label(tmp_path):
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/image.nii.gz", "p2/annotation_1.nii.gz")
+    cases, problems = find_images(tmp_path, ("image",))
+    assert ([(c.id, c.images[0].name) for c in cases], problems) == (
+        [("p1", "image.nii.gz"), ("p2", "image.nii.gz")],
+        (),
+    )
+    assert [c.id for c in find_images(tmp_path / "p1", ("image",))[0]] == ["p1"]
+    # a file that is named is the case
+    assert [c.id for c in find_images(tmp_path / "p1/image.nii.gz", ("image",))[0]] == ["image"]
+    touch(tmp_path / "two", "p1/t1.nii.gz", "p1/flair.nii.gz", "p1/seg.nii.gz")
+    ((case,), problems) = find_images(tmp_path / "two", ("flair", "t1"))
+    assert (case.id, [p.name for p in case.images], problems) == ("p1", ["flair.nii.gz", "t1.nii.gz"], ())
+
+
+def test_a_dicom_series_is_an_image_in_both_layouts(tmp_path):
+    volume, label = ball_case(0, (6, 12, 14))
+    for image, mask in (("a/images/p1", "a/masks/p1.nii.gz"), ("b/p1/image", "b/p1/label.nii.gz")):
+        series(tmp_path / image, volume[0])
+        write(label, tmp_path / mask, spacing=(0.8, 0.9, 2.0), origin=(1.5, 0, -7))
+    for name in ("a", "b"):
+        result = precompute("--classes", "1=x,2=y", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        volumes = VolumeStore.open(tmp_path / name / "geols/volumes.zarr")
+        assert volumes.cases == ("p1",)
+        np.testing.assert_allclose(volumes.intensities("p1")[0], volume[0], atol=0.01)
+        np.testing.assert_array_equal(volumes.label("p1"), label)
+        assert [c.id for c in find_images(tmp_path / name, ("image",))[0]] == ["p1"]
+
+
+def test_a_folder_of_no_layout_is_described_with_a_cases_csv_that_fits(tmp_path):
+    image, label = ball_case(0)
+    for number in (1, 2, 3):
+        write(image[0], tmp_path / f"scans/Patient {number}.nii.gz")
+        write(label, tmp_path / f"drawn/Patient {number}_roi.nii.gz")
+    (tmp_path / "notes.txt").touch()
+    result = precompute("--classes", "1=a,2=b", tmp_path)
+    line = error_line(result)
+    assert "it holds 6 .nii.gz, 1 .txt, such as drawn/Patient 1_roi.nii.gz, scans/Patient 1.nii.gz; known are" in line
+    lines = [text.strip() for text in result.output.splitlines()[-3:]]
+    assert lines == [
+        "case,label,image",
+        "Patient_1,drawn/Patient 1_roi.nii.gz,scans/Patient 1.nii.gz",
+        "Patient_2,drawn/Patient 2_roi.nii.gz,scans/Patient 2.nii.gz",
+    ]
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    assert "2 cases computed" in precompute("--classes", "1=a,2=b", tmp_path).output
+
+
+@pytest.mark.parametrize("names", [(), ("a.png", "b.png")])
+def test_a_folder_without_volumes_says_so(tmp_path, names):
+    line = error_line(precompute(touch(tmp_path, *names)))
+    assert ("it holds 2 .png, such as a.png, b.png" if names else "it holds no file") in line
+
+
+@pytest.mark.parametrize(
+    "ending", ["nii", "nii.gz", "mha", "mhd", "nrrd", "nhdr", "gipl", "mnc", "mgz", "vtk", "tif", "hdr"]
+)
+def test_no_library_dumps_its_own_words(tmp_path, ending, capfd):
+    for content in (
+        b"",
+        b"\x89HDF\r\n\x1a\n" + bytes(500),
+        b"CDF\x01" + bytes(500),
+        b"# vtk DataFile Version 3.0\nx\n",
+    ):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"a.{ending}").write_bytes(content)
+        write(np.ones((4, 4, 4), np.uint8), tmp_path / "masks/a.nii.gz")
+        result = precompute("--classes", "1=x", tmp_path)
+        assert result.exit_code == 1
+        assert f"failed: a: {tmp_path}/images/a." in result.output
+        assert capfd.readouterr() == ("", "")

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from datasets import write
+from datasets import series, write
 
 from geols_precompute.data.cases import Case
 from geols_precompute.data.formats.detached import source_files, volume_files
@@ -430,31 +430,6 @@ def test_the_files_of_a_volume_are_all_known(tmp_path):
 
 
 # --- DICOM series ----------------------------------------------------------------------------------------------------
-
-
-def series(folder, array, *, uid="1.2.3", step=2.0, tilt=0.0, name="s", first=0, spacing=(0.8, 0.9)):
-    """Write [z,y,x] as a DICOM series, a file per slice, in an order that is not that of the slices."""
-    folder.mkdir(parents=True, exist_ok=True)
-    volume = sitk.GetImageFromArray(array.astype(np.int16))
-    volume.SetSpacing((*spacing, step))
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for z in range(len(array)):
-        piece = volume[:, :, z]
-        place = f"1.5\\{tilt * z}\\{step * (first + z) - 7}"
-        for tag, value in (
-            ("0008|0060", "CT"),
-            ("0020|000e", uid),
-            ("0020|000d", "1.2"),
-            ("0008|0018", f"{uid}.{first + z + 1}"),
-            ("0020|0032", place),
-            ("0020|0037", "1\\0\\0\\0\\1\\0"),
-            ("0020|0013", str(z + 1)),
-        ):
-            piece.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{name}{(z * 7) % 97:03d}.dcm"))
-        writer.Execute(piece)
-    return folder
 
 
 VOXELS = RNG.integers(-900, 900, (6, 9, 8))

@@ -34,7 +34,7 @@ def prepared(folder, *, image=IMAGE, label=LABEL, classes=TWO, **preprocessing):
     """The case of an image and a label, prepared."""
     case = Case(id="a", images=(write(image, folder / "i.nii.gz"),), label=write(label, folder / "l.nii.gz"))
     asked = Preprocessing(modalities=("mr",), **preprocessing)
-    volume, source = read_source(case, asked)
+    volume, source = read_source(case, asked, classes)
     return prepare_source(case, volume, source, asked, classes)
 
 

@@ -236,7 +236,7 @@ CT, TWO = Preprocessing(modalities=("ct",)), ClassTable.from_names({1: "a", 7: "
 
 
 def prepare_case(case, preprocessing, classes) -> PreparedCase:
-    volume, source = read_source(case, preprocessing)
+    volume, source = read_source(case, preprocessing, classes)
     return prepare_source(case, volume, source, preprocessing, classes)
 
 
@@ -250,7 +250,7 @@ def test_a_case_is_read_and_prepared(tmp_path):
     assert made.label.dtype == np.uint8
     assert made.geometry == made.source_geometry
     assert made.notes == ()
-    volume, source = read_source(case, CT)
+    volume, source = read_source(case, CT, TWO)
     assert made.source == source == fingerprint(volume)
     resampled = prepare_case(case, Preprocessing(modalities=("ct",), spacing=(3.0, 1.0, 1.0)), TWO)
     assert resampled.label.shape == resampled.image.shape[1:] == (4, 10, 6)

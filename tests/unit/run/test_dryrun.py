@@ -31,9 +31,9 @@ def reads(monkeypatch):
     """The label files whose voxels are read from here on."""
     paths, read_source = [], task.read_source
 
-    def counted(case, preprocessing):
+    def counted(case, preprocessing, classes):
         paths.append(case.label.name)
-        return read_source(case, preprocessing)
+        return read_source(case, preprocessing, classes)
 
     monkeypatch.setattr(task, "read_source", counted)
     return paths

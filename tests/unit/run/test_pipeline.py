@@ -236,8 +236,8 @@ def test_a_source_that_changes_while_it_is_read_is_caught(nnunet, tmp_path, monk
     root = nnunet(cases=1)
     read = task.read_source
 
-    def read_and_touch(case, preprocessing):
-        found = read(case, preprocessing)
+    def read_and_touch(case, preprocessing, classes):
+        found = read(case, preprocessing, classes)
         os.utime(case.label)
         return found
 

@@ -180,11 +180,11 @@ def test_read_volume_without_a_label(tmp_path):
 
 
 def test_a_label_map_given_as_an_image_is_noted(tmp_path):
-    write(label_like().astype(np.uint8), tmp_path / "in/label.nii.gz")
+    write(label_like().astype(np.uint8), tmp_path / "in/drawn.nii.gz")
     noise = np.random.default_rng(0).integers(0, 200, label_like().shape).astype(np.int16)
     write(noise, tmp_path / "in/image.nii.gz")
     judge = predictor()
     found = {}
     for case in judge.find(tmp_path / "in")[0]:
         judge.predict(case, tmp_path / "out", on_note=found.setdefault(case.id, []).append)
-    assert found == {"image": [], "label": ["is this a label map? Its only values are 0, 1, 2"]}
+    assert found == {"image": [], "drawn": ["is this a label map? Its only values are 0, 1, 2"]}
