@@ -42,7 +42,7 @@ from geols_train.metrics import tolerance_for
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.softening import Softening
 from geols_train.splits import Split, checked_split, make_split, read_split
-from geols_train.stores import Stores, open_stores, require_fit, require_same_stores
+from geols_train.stores import Stores, notes_of_data, open_stores, require_fit, require_same_stores
 from geols_train.targets import METHODS
 from geols_train.training import Trainer
 
@@ -81,7 +81,11 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         split = make_split(config.split, stores.cases, seed=config.split_seed, group=config.group)
     require_fit(stores, split.cases)
     if lacking := sorted(set(stores.volumes.cases) ^ set(stores.cases)):
-        click.echo(f"note: {len(lacking)} cases have no maps and take no part: {', '.join(lacking[:5])}")
+        part = "has no maps and takes no part" if len(lacking) == 1 else "have no maps and take no part"
+        click.echo(f"note: {plural(len(lacking), 'case')} {part}: {', '.join(lacking[:5])}")
+    if world.is_main:
+        for note in notes_of_data(stores):
+            click.echo(f"note: {note}")
     if text := mixed(Counter(orientation_of(stores.volumes.metadata(case).geometry) for case in split.cases)):
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_tolerance(with_size(config, stores, split.cases), stores, split.cases)

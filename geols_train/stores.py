@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.errors import StoreError
+from geols_precompute.formatting import plural
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, recipe_differences
+from geols_precompute.run.followed import followed
 from geols_precompute.store.layout import METADATA, VOLUMES
 from geols_precompute.store.reader import LabelStore, VolumeStore
 from geols_precompute.store.verify import require_same_data
@@ -78,6 +80,27 @@ def open_stores(data: Path, labels: str, *, maps_needed: bool) -> Stores:
     stores = Stores(volumes=VolumeStore.open(folder / VOLUMES), labels=LabelStore.open(path))
     _require_same_recipe(stores)
     return stores
+
+
+def notes_of_data(stores: Stores) -> list[str]:
+    """Return what to say, in a line each, where the stores have not followed their data; see `followed`."""
+    labels, out = stores.labels, stores.volumes.path.parent
+    beside = labels is not None and labels.path.parent == out and labels.path.suffix == ".zarr"
+    found = followed(
+        out,
+        labels.path.stem if labels is not None and beside else None,
+        {case: stores.volumes.metadata(case).geols["source"] for case in stores.cases},
+    )
+    kinds = (
+        (found.failed, "no maps, as geols-precompute failed or was ended", "failures.jsonl says why"),
+        (found.changed, "files changed since the maps were made", "run geols-precompute again"),
+        (found.gone, "no longer in the data", "geols-precompute --prune drops what is gone"),
+    )
+    return [
+        f"{what}: {plural(len(cases), 'case')} ({', '.join(cases[:5])}{', ...' if len(cases) > 5 else ''}); {remedy}"
+        for cases, what, remedy in kinds
+        if cases
+    ]
 
 
 def require_fit(stores: Stores, cases: Sequence[str]) -> None:

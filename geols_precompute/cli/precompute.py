@@ -25,7 +25,7 @@ HEADINGS = {
     "Maps": "seeds preset metric lam gamma contrast iterations decay background modalities control engine reuse",
     "Classes and preparation": "recipe_name classes channels rater keep_raters clip orientation",
     "Where it runs": "workers scheduler part",
-    "Output": "out name dry_run preview",
+    "Output": "out name prune dry_run preview",
     "nnU-Net": "nnunet configurations plans",
 }
 
@@ -79,6 +79,7 @@ def _map_option(parameter: Field[Any]) -> Callable[[Callable[..., None]], Callab
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: DATA/geols]")
 @click.option("--name", default="labels", show_default=True, help="Name of the label store in the output folder.")
+@click.option("--prune", is_flag=True, help="Drop from the stores the cases that are not in DATA any more.")
 @click.option("--reuse", metavar="STORE", help="Label store to take maps from, another lab's perhaps.  [default: none]")
 @click.option(
     "--workers",
@@ -115,6 +116,7 @@ def precompute(
     orientation: str | None,
     out: Path | None,
     name: str,
+    prune: bool,
     reuse: str | None,
     workers: int | None,
     scheduler: str | None,
@@ -142,9 +144,18 @@ def precompute(
     from geols_precompute.run.precompute import precompute as run
 
     require_one_place(workers, scheduler)
-    others = {"--dry-run": dry_run, "--part": part, "--scheduler": scheduler, "--reuse": reuse, "--workers": workers}
+    others = {
+        "--dry-run": dry_run,
+        "--prune": prune,
+        "--part": part,
+        "--scheduler": scheduler,
+        "--reuse": reuse,
+        "--workers": workers,
+    }
     if preview is not None and (ignored := [name for name, value in others.items() if value]):
         raise RecipeError(f"--preview computes one case, here and now: leave out {' and '.join(ignored)}")
+    if prune and dry_run:
+        raise RecipeError("--dry-run changes nothing, and --prune drops cases: leave one of them out")
     given = {name: value for name, value in map_flags.items() if value is not None}
     recipe = asked_recipe(recipe_name, preset, classes, clip, given, orientation, rater, keep_raters=keep_raters)
     if channels is not None:
@@ -168,6 +179,7 @@ def precompute(
             workers=workers,
             scheduler=scheduler,
             part=part,
+            prune=prune,
             progress=TerminalProgress(),
         )
         print_summary(summary, reuse, part, debug=debug)

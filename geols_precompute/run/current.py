@@ -11,7 +11,6 @@ from geols_precompute.data.layouts import discover
 from geols_precompute.data.prepare import read_source
 from geols_precompute.errors import StoreError
 from geols_precompute.run import state
-from geols_precompute.run.task import source_digest
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.verify import compare_source
 
@@ -40,7 +39,7 @@ def require_current(store: LabelStore, data: Path, cases: Iterable[str], *, reme
         if name not in here:
             raise StoreError(f"{data} has no case {name} that can be used; run {remedy}")
         known_here = known.get(name, {}).get(state.source_stamps(source_files(here[name])), set())
-        if source_digest(store.metadata(name).geols["source"]) not in known_here:
+        if state.source_digest(store.metadata(name).geols["source"]) not in known_here:
             _require_same(store, here[name], remedy)
 
 

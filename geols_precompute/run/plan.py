@@ -23,7 +23,7 @@ from geols_precompute.recipe.classes import MAX_CLASSES
 from geols_precompute.recipe.parameters import CONSENSUS, Recipe, ResolvedRecipe
 from geols_precompute.run import state
 from geols_precompute.run.reuse import Reuse
-from geols_precompute.run.task import Task, source_digest
+from geols_precompute.run.task import Task
 from geols_precompute.store.layout import VOLUMES
 from geols_precompute.store.writer import manifest_digests, whole_cases
 
@@ -75,7 +75,7 @@ class Plan:
         finished: cases that both stores hold already.
         problems: cases that fail without computing.
         stale: cases to compute, or with problems, of which the stores hold something that may not fit their files.
-        strays: cases that the label store holds and the data folder does not.
+        strays: cases that one of the stores holds and the data folder does not.
         part: of the data set that this run does; None is all of it.
         run: its number, by which the state tells which of two runs was later.
     """
@@ -245,9 +245,9 @@ def make_plan(
             continue
         source = mapped.get(case.id)
         known = known_sources.get(case.id, {}).get(stamps, ())
-        if case.id in prepared and source_digest(prepared[case.id]) in known:
+        if case.id in prepared and state.source_digest(prepared[case.id]) in known:
             fitting_volumes.add(case.id)
-        if source is not None and source == prepared.get(case.id) and source_digest(source) in known:
+        if source is not None and source == prepared.get(case.id) and state.source_digest(source) in known:
             finished.append(case.id)
         else:
             tasks.append(Task(case=case, recipe=recipe, volumes=volumes, labels=labels, reuse=reuse))
@@ -265,7 +265,7 @@ def make_plan(
             for case in again
             if os.path.lexists(labels / case) or (os.path.lexists(volumes / case) and case not in fitting_volumes)
         ),
-        strays=tuple(sorted(set(mapped) - set(ids))),
+        strays=tuple(sorted({*mapped, *prepared} - set(ids))),
         part=part,
         run=state.next_run(out),
     )
@@ -292,7 +292,11 @@ def describe(plan: Plan) -> str:
     lines += [f"note: {note}" for note in plan.dataset.notes]
     if plan.strays:
         listed = ", ".join(plan.strays[:5])
-        lines.append(f"note: {len(plan.strays)} cases of the store are not in {plan.dataset.root} and stay: {listed}")
+        more = ", ..." if len(plan.strays) > 5 else ""
+        lines.append(
+            f"note: {plural(len(plan.strays), 'case')} of the stores, not in {plan.dataset.root}, stay in them, unless "
+            f"--prune is given: {listed}{more}"
+        )
     return "\n".join(lines)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from geols_precompute.atomic import in_use
+from geols_precompute.errors import RecipeError
+from geols_precompute.formatting import plural
 from geols_precompute.progress import Progress
 from geols_precompute.recipe.parameters import Recipe
 from geols_precompute.run.execute import Summary, create_stores, execute
 from geols_precompute.run.executor import executor_for, require_one_place
 from geols_precompute.run.plan import describe, plan_run
+from geols_precompute.run.prune import prune as drop_strays
 
 
 def precompute(
@@ -24,6 +28,7 @@ def precompute(
     workers: int | None = None,
     scheduler: str | None = None,
     part: str | None = None,
+    prune: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Compute the geodesic maps of the labelled volumes in a folder into a Zarr store. `geols-precompute` is this.
@@ -39,6 +44,7 @@ def precompute(
         workers: processes on this machine; 0 is this one, None one per core, as far as memory goes.
         scheduler: address or scheduler file of a Dask cluster to run on.
         part: i/n for every n-th case only, the i-th first; `geols-store finalize` writes the manifests after the last.
+        prune: drop from the two stores the cases that are not in the data any more.
         progress: hears what happens; by default nobody does.
 
     Returns:
@@ -59,6 +65,8 @@ def precompute(
         (10, {})
     """
     require_one_place(workers, scheduler)
+    if prune and part is not None:
+        raise RecipeError("--prune looks at all cases, and --part at some: leave one of them out")
     progress = progress or Progress()
     data_path, out_path = Path(data), Path(out) if out is not None else None
     if scheduler is not None:
@@ -73,6 +81,10 @@ def precompute(
         part=part,
     )
     create_stores(plan)
+    if prune and plan.strays:
+        dropped = drop_strays(plan)
+        progress.say(f"dropped {plural(len(dropped), 'case')} not in {plan.dataset.root}: {', '.join(dropped)}")
+        plan = replace(plan, strays=())
     progress.say(describe(plan))
     executing = executor_for(
         plan.tasks,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from geols_precompute.atomic import EVERYONE, refuse_link
-from geols_precompute.digests import canonical_json
+from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import OutputError, StoreError
 
 STATE, FAILURES = "state", "failures"
@@ -32,6 +32,11 @@ PENDING = "it was to be computed again, and the run that set out to do so did no
 
 #: A source file as it was read: path, bytes, modification time in nanoseconds, inode, change time in nanoseconds.
 SourceStamp = tuple[str, int, int, int, int]
+
+
+def source_digest(source: Mapping[str, Any]) -> str:
+    """Return the digest of a case's fingerprints."""
+    return sha256_hex(canonical_json(source))
 
 
 def source_stamps(paths: Iterable[Path]) -> tuple[SourceStamp, ...]:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.orientation import orientation_of
 from geols_precompute.data.prepare import PreparedCase, prepare_source, read_source, to_int16
 from geols_precompute.data.volumes import Volume
-from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import GeolsError, InputError, OutputError, StoreError
 from geols_precompute.formatting import readable
 from geols_precompute.maps.case import MapFacts, MapStream
@@ -155,7 +154,7 @@ def _read_and_commit(task: Task) -> Outcome:
         case=case.id,
         status=status,
         sources=stamps,
-        source=source_digest(source),
+        source=state.source_digest(source),
         notes=notes,
         orientation=orientation_of(volume.geometry),
         seconds=clock.seconds,
@@ -280,11 +279,6 @@ def _label_document(maps: MapFacts, source: dict[str, Any]) -> dict[str, Any]:
             str(values[i]): {"mean_distance": s.mean, "min": s.low, "max": s.high} for i, s in maps.statistics.items()
         },
     }
-
-
-def source_digest(source: Mapping[str, Any]) -> str:
-    """Return the digest of a case's fingerprints."""
-    return sha256_hex(canonical_json(source))
 
 
 def _stamps(case: Case) -> tuple[state.SourceStamp, ...]:
