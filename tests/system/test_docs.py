@@ -107,9 +107,8 @@ def computed(data) -> Path:
 # --- Python -------------------------------------------------------------------------------------------------------
 
 
-def test_python_in_the_readme_runs(data):
+def test_python_in_the_readme_runs(computed):
     names = run_python("README.md")
-    assert names["summary"].computed == 3
     assert names["image"].shape == (1, 12, 14, 16)
     assert names["soft"].shape == (3, 12, 14, 16)
     np.testing.assert_allclose(names["soft"].sum(axis=0), 1, atol=1e-6)
@@ -233,6 +232,56 @@ def test_the_commands_of_the_quickstart_run(nnunet, tmp_path):
     assert (tmp_path / "runs/labels-geols-0.1/best.pt").exists()
     assert (tmp_path / "predictions/case_00.nii.gz").exists()
     assert (tmp_path / "soft.nii.gz").exists()
+
+
+def test_the_commands_of_the_readme_run_in_their_order(nnunet, tmp_path):
+    nnunet("data", cases=4)
+    script = "\n".join(block for block in code_blocks("README.md", "bash") if block.startswith("geols-"))
+    tiny = {f"geols-train --{what} data/": f"geols-train --{what} {TINY} data/" for what in ("alpha 0.1", "method ce")}
+    run_bash(replaced(script, {**tiny, "geols-precompute": "geols-precompute --workers 0"}), tmp_path)
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 4 * 2
+    assert (tmp_path / "report.html").exists()
+    splits = [(tmp_path / f"runs/{name}/split.json").read_text() for name in ("labels-geols-0.1", "ce")]
+    assert splits[0] == splits[1]
+
+
+def test_the_notebook_is_that_of_the_tutorial_and_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "workflows")
+    import demo
+    from notebook import notebook
+
+    text = (ROOT / "docs/tutorial.ipynb").read_text()
+    assert text == notebook((ROOT / "docs/tutorial.md").read_text()), "run python workflows/notebook.py"
+    # four scans of few voxels, and a network that the test can wait for
+    monkeypatch.setattr(demo, "CASES", 4)
+    monkeypatch.setattr(demo, "SPACING_MM", 8.0)
+    (tmp_path / "workflows").symlink_to(ROOT / "workflows")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if source.startswith("!"):
+            for line in source.replace("\\\n", "").replace("!", "").splitlines():
+                run_here(line.replace("--features 8,16,32 --window 64 64 64", "--features 4,8 --window 8 8 8"))
+        elif cell["cell_type"] == "code":
+            exec(compile(source, "docs/tutorial.ipynb", "exec"), names)
+    said = capsys.readouterr().out
+    assert "dataset.json imagesTr labelsTr" in said
+    assert re.search(r"white matter: Dice 0\.\d{3}", said)
+    np.testing.assert_allclose(names["soft"].sum(axis=0), 1, atol=1e-6)
+    for name in ("soft-label.png", "report.html", "run/best.pt", "predictions/brain_03.nii.gz", "results.csv"):
+        assert (tmp_path / "tutorial" / name).exists()
+
+
+def run_here(line: str) -> None:
+    """Run one of our commands, as a shell would, in this process."""
+    name, *arguments = shlex.split(line)
+    short = {
+        "geols-precompute": ["--workers", "0"],
+        "geols-train": ["--device", "cpu", "--epochs", "1", "--split", "2,1,1", "--workers", "0"],
+    }
+    result = CliRunner().invoke(commands()[name], [*arguments, *short.get(name, [])])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_story_of_the_sharing_document(nnunet, tmp_path):
