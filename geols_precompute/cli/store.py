@@ -14,6 +14,7 @@ from geols_precompute.cli.agreement import agreement
 from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Group
 from geols_precompute.cli.fit import fit
 from geols_precompute.cli.options import reports_errors, say
+from geols_precompute.cli.reproduce import machine_check, reproduce
 from geols_precompute.cli.share import export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
@@ -31,7 +32,7 @@ def store() -> None:
     """Look at, verify, finalize and share stores."""
 
 
-for command in (agreement, fit, pack, unpack, pull, merge, export):
+for command in (agreement, fit, pack, unpack, pull, merge, export, reproduce):
     store.add_command(command)
 
 
@@ -80,6 +81,9 @@ def info(store: Path, debug: bool) -> int:
 def verify(store: Path, data: Path | None, debug: bool) -> int:
     """Recompute every digest of a store; with --data, compare its sources with a data folder.
 
+    Of a label store it is also said whether this machine computes its recipe to the same bytes, by a small case whose
+    digest is in the store; the exit status does not depend on that.
+
     Exit status: 0 all as it should be, 1 some cases are not, 2 the store cannot be opened.
     """
     from geols_precompute.progress import show_progress
@@ -94,6 +98,8 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
     for finding in findings:
         say(f"damaged: {finding.case or 'store'}: {finding.problem}", err=True)
     say(f"{plural(len(opened.cases), 'case')}, {plural(len(findings), 'finding')}", f"digest  {opened.digest}")
+    if isinstance(opened, LabelStore):
+        say(f"machine {machine_check(opened)}")
     differs = print_comparison(opened, data) if data else False
     return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
 

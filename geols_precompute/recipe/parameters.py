@@ -228,6 +228,26 @@ class MapParameters:
             raise RecipeError(f"unknown map parameter {min(unknown)!r}; known: {', '.join(sorted(known))}")
         return replace(self, **values)
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> MapParameters:
+        """Return the parameters of a store's recipe; the inverse of `as_json`.
+
+        Raises:
+            RecipeError: they are not those of this release: another version of the engine, an unknown parameter, or a
+                value out of range.
+        """
+        try:
+            values = {key: value for key, value in document.items() if key != "engine"}
+            parameters = cls().changed(engine=document["engine"]["name"], **values)
+            computed = parameters.as_json()
+        except (LookupError, TypeError, AttributeError) as error:
+            raise RecipeError(f"the map parameters of the recipe cannot be read ({error!r})") from error
+        if differing := recipe_differences(computed, document):
+            raise RecipeError(
+                f"this release computes other maps ({'; '.join(differing)}); install the one that made the store"
+            )
+        return parameters
+
     @property
     def background_is_stored(self) -> bool:
         """Whether the background has a map of its own; else it is derived from the others."""

@@ -17,8 +17,10 @@ from geols_precompute.errors import OutputError, StoreError
 from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import TrainingHints
 from geols_precompute.run import state
+from geols_precompute.run.finalize import check_machine
 from geols_precompute.run.plan import Plan
 from geols_precompute.run.task import Outcome, Task, run_case
+from geols_precompute.store.guards import CHECK
 from geols_precompute.store.layout import METADATA, root_metadata
 from geols_precompute.store.writer import (
     amend_manifest,
@@ -100,6 +102,7 @@ def execute(plan: Plan, executor: Executor, on_case: OnCase = lambda case, error
         if plan.part is None:
             not_done = _not_done(plan, failures)
             write_manifest(plan.volumes, leave_out=not_done)
+            check_machine(plan.labels)
             digest = write_manifest(plan.labels, leave_out=not_done)
             if not manifest_digests(plan.labels):
                 digest = None
@@ -203,10 +206,20 @@ def _roots(plan: Plan) -> dict[Path, dict[str, Any]]:
     recipe, dataset = plan.recipe, plan.dataset
     terms = {k: v for k, v in (("licence", dataset.licence), ("citation", dataset.citation)) if v}
     hints = {"training": _training_hints(plan)}
+    labels = root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms)
+    labels["attributes"]["geols"] |= _known_check(plan, labels["attributes"]["geols"]["recipe_id"])
     return {
         plan.volumes: root_metadata("geols-volumes", recipe.preprocessing_json(), recipe.classes, hints),
-        plan.labels: root_metadata("geols-labels", recipe.as_json(), recipe.classes, terms),
+        plan.labels: labels,
     }
+
+
+def _known_check(plan: Plan, recipe_id: str) -> dict[str, str]:
+    """Return what an earlier run of this recipe has entered of the check case."""
+    if not (plan.labels / METADATA).exists():
+        return {}
+    found = read_attributes(plan.labels)
+    return {CHECK: found[CHECK]} if CHECK in found and found.get("recipe_id") == recipe_id else {}
 
 
 def _training_hints(plan: Plan) -> dict[str, Any]:

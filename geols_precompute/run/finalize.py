@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.atomic import remove_abandoned
-from geols_precompute.errors import StoreError
+from geols_precompute.errors import MissingExtraError, RecipeError, StoreError
+from geols_precompute.recipe.parameters import MapParameters
 from geols_precompute.run import state
-from geols_precompute.store.layout import METADATA, VOLUMES
-from geols_precompute.store.writer import whole_cases, write_manifest
+from geols_precompute.store.guards import CHECK
+from geols_precompute.store.layout import METADATA, VERSION, VOLUMES
+from geols_precompute.store.writer import enter_check, read_attributes, whole_cases, write_manifest
 
 
 def stores_in(path: Path) -> list[Path]:
@@ -63,11 +65,37 @@ def finalize(root: Path, *, partial: bool) -> Finalized:
     if missing and not partial:
         raise StoreError(f"{root}: {describe_missing(missing, failures)}")
     remove_abandoned(root)
+    check_machine(root)
     return Finalized(
         cases=len(committed),
         digest=write_manifest(root, leave_out=failures),
         left_out={case: reason for case, reason in sorted(failures.items()) if case in sources},
     )
+
+
+def check_machine(root: Path) -> None:
+    """Enter into a label store what the check case gives on this machine, which `geols-store verify` compares.
+
+    A store that says so already keeps it. Nothing is entered where the maps of its recipe cannot be computed: it is not
+    of this release, or a package is not installed here.
+
+    Raises:
+        StoreError: the root is damaged.
+        OSError: it cannot be written.
+    """
+    geols = read_attributes(root)
+    if geols.get("format") != "geols-labels" or geols.get("version") != VERSION or CHECK in geols:
+        return
+    try:
+        from geols_precompute.maps.check import check_sha256
+
+        recipe = geols["recipe"]
+        parameters = MapParameters.from_json(recipe["maps"])
+        enter_check(root, check_sha256(parameters, len(recipe["preprocessing"]["modalities"])))
+    except (MissingExtraError, ModuleNotFoundError, RecipeError):
+        return
+    except (LookupError, TypeError) as error:
+        raise StoreError(f"{root / METADATA}: the recipe is not as the format has it ({error!r})") from error
 
 
 def describe_missing(missing: Sequence[str], failures: Mapping[str, str]) -> str:

@@ -210,7 +210,7 @@ def _store_case(
             case.id,
             {"maps": _Timed(maps, clock, "maps")},
             prepared.geometry,
-            lambda: _label_document(maps.facts, source),
+            lambda: label_document(maps.facts, source),
             check=check_labels,
             readers=readers,
         )
@@ -267,7 +267,7 @@ def _commit_volume(task: Task, prepared: PreparedCase, check: Callable[[], None]
     )
 
 
-def _label_document(maps: MapFacts, source: dict[str, Any]) -> dict[str, Any]:
+def label_document(maps: MapFacts, source: dict[str, Any]) -> dict[str, Any]:
     """Return what a label store keeps of a case beside its maps, with the values of label files for classes."""
     values = maps.classes.values
     return {

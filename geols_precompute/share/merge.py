@@ -81,11 +81,24 @@ def choose_sources(stores: Sequence[LabelStore]) -> dict[str, LabelStore]:
 
 
 def merged_root(stores: Sequence[LabelStore]) -> bytes:
-    """Return the root zarr.json of the merged store: that of the stores, with the licences and citations of all."""
+    """Return the root zarr.json of the merged store: that of the stores, with the licences and citations of all.
+
+    Raises:
+        StoreError: two stores were made on machines that do not give the same maps.
+    """
     if len({store.root_content for store in stores}) == 1:
         return stores[0].root_content
     geols: dict[str, Any] = json.loads(canonical_json(dict(stores[0].geols)))
     for key in guards.TERMS:
         texts = {store.geols.get(key, "") for store in stores} - {""}
         geols |= {key: "; ".join(sorted(texts))} if texts else {}
+    checks = {store.geols[guards.CHECK]: store for store in stores if guards.CHECK in store.geols}
+    if len(checks) > 1:
+        one, other = list(checks.values())[:2]
+        raise StoreError(
+            f"{one.files.location} and {other.files.location} were finished on machines that do not give the same maps "
+            f"({guards.CHECK} differs); compute one of them again, and see which geols-store verify confirms"
+        )
+    if checks:
+        (geols[guards.CHECK],) = checks
     return canonical_json(group_metadata({"geols": geols}))

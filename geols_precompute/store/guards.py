@@ -50,6 +50,8 @@ MAX_CHUNK_OVERHEAD = 16 + 16 + 4
 CRC_BYTES = 4
 #: Texts of a root that a data set may state.
 TERMS = ("licence", "citation")
+#: Of a root: the SHA-256 that the maps of the check case had where the store was finished.
+CHECK = "check_sha256"
 _SHA256_DIGITS = 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -202,9 +204,12 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
             and not problem_of_names(preprocessing["modalities"])
             and background in ("complement", "seeds")
             and all(isinstance(geols.get(key, ""), str) for key in TERMS)
+            and (CHECK not in geols or _is_sha256(geols[CHECK]))
         )
         if not well_formed:
-            raise ValueError("recipe_id is not the recipe's digest, or modalities, background or licence malformed")
+            raise ValueError(
+                f"recipe_id is not the recipe's digest, or modalities, background, licence or {CHECK} malformed"
+            )
         classes = _checked_classes(geols["classes"], preprocessing["ignore"])
         prepared = Preprocessing.from_json(preprocessing)
         if prepared.keep_raters and geols["version"] == 1:

@@ -375,6 +375,21 @@ def write_manifest(root: Path, leave_out: Collection[str] = ()) -> str:
         )
 
 
+def enter_check(root: Path, sha256: str) -> None:
+    """Enter into a root what the maps of the check case are here, unless it says that already.
+
+    Raises:
+        StoreError: the root is damaged.
+        OSError: it cannot be written.
+    """
+    with store_lock(root):
+        geols = read_attributes(root)
+        if guards.CHECK not in geols:
+            content = canonical_json(group_metadata({"geols": {**geols, guards.CHECK: sha256}}))
+            atomic.replace_file(root / METADATA, content)
+            _amend_manifest(root)
+
+
 def store_lock(root: Path) -> AbstractContextManager[None]:
     """Return the lock to hold while a root or a manifest is changed, or a case gets its name: runs may go together."""
     return atomic.locked(root / f"{atomic.TEMPORARY_PREFIX}{MANIFEST}")

@@ -11,8 +11,9 @@ from geols_precompute.data.geometry import Geometry
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import Preprocessing, ResolvedRecipe
-from geols_precompute.store.layout import root_metadata
+from geols_precompute.store.layout import MAPS, root_metadata
 from geols_precompute.store.reader import LabelStore
+from geols_precompute.store.shard import write_shard
 from geols_precompute.store.writer import (
     commit_case,
     create_store,
@@ -71,6 +72,22 @@ def rewrite(store: LabelStore, relative: str, change) -> LabelStore:
     change(document)
     path.write_text(json.dumps(document))
     return reseal(store)
+
+
+def alter_voxel(path, case, index):
+    """Change one voxel of a store's maps by 1 and make every digest fit again; (before, after)."""
+    opened = LabelStore.open(path)
+    maps = opened.maps(case).copy()
+    before = int(maps[index])
+    maps[index] = before ^ 1
+    with (path / case / MAPS.shard_path).open("wb") as file:
+        sha256 = write_shard(file, maps, MAPS)
+    metadata = path / case / "zarr.json"
+    document = json.loads(metadata.read_text())
+    document["attributes"]["geols"]["maps_sha256"] = sha256
+    metadata.write_bytes(canonical_json(document))
+    reseal(opened)
+    return before, before ^ 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from click.testing import CliRunner
 from commands import precompute
+from stores import alter_voxel
 
 from geols_precompute.cli import store as store_cli
 from geols_precompute.store.reader import LabelStore, VolumeStore
@@ -70,6 +73,47 @@ def test_flare(real_data, tmp_path, folder):
     result = precompute("--classes", classes, "--out", tmp_path, real_data(folder))
     assert result.exit_code == 0, result.output
     assert_sound(tmp_path, 1)
+
+
+def reproduce(out, folder, *flags):
+    return CliRunner().invoke(store_cli.store, ["reproduce", str(out / "labels.zarr"), "--data", str(folder), *flags])
+
+
+def test_hippocampus_is_reproduced_and_one_altered_voxel_of_it_is_not(real_data, tmp_path):
+    data = tmp_path / "data"
+    names = ("hippocampus_001", "hippocampus_003", "hippocampus_004")
+    for name in names:
+        for file in (f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz"):
+            (data / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(real_data("hippocampus") / file, data / file)
+    shutil.copy(real_data("hippocampus") / "dataset.json", data)
+    assert precompute("--out", tmp_path / "o", data).exit_code == 0
+    result = reproduce(tmp_path / "o", data)
+    assert result.exit_code == 0, result.output
+    assert "3 cases computed, equal in every byte" in result.output
+    file = data / "imagesTr/hippocampus_003_0000.nii.gz"
+    image = sitk.ReadImage(str(file))
+    image[10, 20, 15] += 1
+    sitk.WriteImage(image, str(file))
+    result = reproduce(tmp_path / "o", data)
+    assert result.exit_code == 1
+    assert "is not what hippocampus_003 was made from (image differs)" in result.output
+    assert "1 of 3 cases not reproduced" in result.output
+
+
+@pytest.mark.parametrize("flags", [("--recipe", "flare2021"), ("--classes", "1=liver,2=kidney,3=spleen,4=pancreas")])
+def test_a_ct_is_reproduced_with_its_preprocessing_and_one_altered_voxel_of_the_store_is_not(
+    real_data, tmp_path, flags
+):
+    assert precompute(*flags, "--out", tmp_path, real_data("flare")).exit_code == 0
+    result = reproduce(tmp_path, real_data("flare"))
+    assert result.exit_code == 0, result.output
+    assert "1 case computed, equal in every byte" in result.output
+    after, before = alter_voxel(tmp_path / "labels.zarr", "ct_001", (2, 10, 50, 60))[::-1]
+    result = reproduce(tmp_path, real_data("flare"))
+    assert result.exit_code == 1
+    assert "1 voxel of " in result.output
+    assert f"in the map of spleen at z 10, y 50, x 60: {after} in the store, {before} computed" in result.output
 
 
 def test_flare_resampled_and_clipped_by_its_recipe(real_data, tmp_path):
