@@ -1,7 +1,8 @@
-"""The commands of geols-store that hand stores on: pack, unpack, pull, merge, export."""
+"""The commands of geols-store that hand stores on: pack, unpack, pull, merge, croissant, export."""
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -10,12 +11,13 @@ from typing import Any
 
 import click
 
-from geols_precompute.atomic import readers_of, refuse_foreign, writing_to
+from geols_precompute.atomic import readers_of, refuse_foreign, replace_file, writing_to
 from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Command
 from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.errors import InputError, StoreError
 from geols_precompute.formatting import plural
 from geols_precompute.progress import show_progress
+from geols_precompute.share import croissant as describing
 from geols_precompute.share import export as exporting
 from geols_precompute.share import merge as merging
 from geols_precompute.share import pack as packing
@@ -105,6 +107,42 @@ def merge(stores: Sequence[Path], out: Path, debug: bool) -> int:
     with writing_to(out, "-o"), show_progress(total, "merge") as on_case:
         summary = merging.merge(opened, out, on_case)
     return _finish(summary, out)
+
+
+@click.command(cls=Command, example="geols-store croissant public/organs.zarr.zip -o public/croissant.json")
+@_STORE
+@click.option("--url", default="", help="The folder on the web where the store and croissant.json will lie.")
+@click.option("--creator", default="", metavar="NAME", help="Who made the store: a lab, a person.")
+@click.option("--published", default="", metavar="DATE", help="When: 2026-01-31.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="croissant.json, beside STORE.")
+@reports_errors(extra="precompute")
+def croissant(store: Path, url: str, creator: str, published: str, out: Path, debug: bool) -> int:
+    """Describe a label store for catalogues of data sets, as Croissant 1.0.
+
+    The file holds digests, licence, citation and the class table. Of a packed store every byte is read.
+    """
+    if url and not url.startswith(("https://", "http://")):
+        raise InputError(f"--url {url}: give an address that begins with https://")
+    if published:
+        try:
+            datetime.date.fromisoformat(published)
+        except ValueError:
+            raise InputError(f"--published {published}: give a date such as 2026-01-31") from None
+    opened = LabelStore.open(store)
+    refuse_store(out.absolute().parent)
+    refuse_foreign(out, describing.is_croissant)
+    content = describing.croissant(opened, out.parent, url=url, creator=creator, published=published)
+    with writing_to(out.parent, "-o"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, content)
+    say(
+        f"{opened.path.name}: {plural(len(opened), 'case')}, {len(opened.classes)} classes",
+        f"file    {out}",
+        f"digest  {opened.digest}",
+    )
+    if missing := describing.lacking(content):
+        say(f"note: Croissant 1.0 asks for more: {', '.join(missing)}")
+    return EXIT_DONE
 
 
 @click.command(cls=Command, example="geols-store export organs.zarr --case ct_001 -o maps.nii.gz")

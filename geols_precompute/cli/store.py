@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Group
 from geols_precompute.cli.fit import fit
 from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.cli.reproduce import machine_check, reproduce
-from geols_precompute.cli.share import export, merge, pack, pull, unpack
+from geols_precompute.cli.share import croissant, export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
 from geols_precompute.store.layout import METADATA
@@ -32,7 +33,7 @@ def store() -> None:
     """Look at, verify, finalize and share stores."""
 
 
-for command in (agreement, fit, pack, unpack, pull, merge, export, reproduce):
+for command in (agreement, fit, pack, unpack, pull, merge, croissant, export, reproduce):
     store.add_command(command)
 
 
@@ -46,7 +47,7 @@ def info(store: Path, debug: bool) -> int:
     """
     from geols_precompute.run.finalize import stores_in
 
-    if store.is_dir() and not (store / METADATA).exists():
+    if os.path.isdir(store) and not (store / METADATA).exists():  # false, too, of a name that no file can have
         for path in stores_in(store):
             one = open_store(path)
             say(f"store   {path}, {plural(len(one.cases), 'case')}", f"digest  {one.digest}")

@@ -15,12 +15,14 @@ from geols_precompute.share.copy import renamed
 from geols_precompute.share.export import file_of
 from geols_precompute.store import files
 from geols_precompute.store.archive import write_archive
-from geols_precompute.store.layout import MANIFEST, METADATA, manifest
+from geols_precompute.store.layout import MANIFEST, METADATA, OME_VERSION, manifest
 from geols_precompute.store.reader import LabelStore
 
 #: Beside the store whose cases get other names.
 SALT, NAMES = "names.salt", "names.csv"
 _HEADER = "case,name"
+#: What a zip program shows, and a reader of OME-Zarr looks for (RFC-9): the images in it, and the order of the members.
+_COMMENT = canonical_json({"ome": {"version": OME_VERSION, "zipFile": {"centralDirectory": {"jsonFirst": True}}}})
 
 #: Name, size and content in pieces.
 Member = tuple[str, int, Iterable[bytes]]
@@ -49,7 +51,7 @@ def pack(store: LabelStore, path: Path, names: Mapping[str, str], on_case: OnCas
     sources = (original for case in store.cases if (original := file_of(store, case)).exists())
     readers = atomic.readers_of(sources, path.parent)
     with atomic.new_file(path, readers) as temporary, temporary.open("wb") as file:
-        write_archive(file, _members(store, names, content, on_case))
+        write_archive(file, _members(store, names, content, on_case), _COMMENT)
     return sha256_hex(content)
 
 
@@ -131,17 +133,26 @@ def _metadata(store: LabelStore, case: str, names: Mapping[str, str]) -> bytes:
 
 
 def _members(store: LabelStore, names: Mapping[str, str], manifest_content: bytes, on_case: OnCase) -> Iterator[Member]:
-    """Yield the members of the archive, sorted by name."""
-    original = {f"{names.get(case, case)}/": case for case in store.cases}
-    for name in sorted([*original, MANIFEST, METADATA]):
-        if name == MANIFEST:
-            yield name, len(manifest_content), [manifest_content]
-        elif name == METADATA:
-            yield name, len(store.root_content), [store.root_content]
-        else:
-            case = original[name]
-            for relative, (size, sha256) in sorted(store.read_metadata(case)[1].files.items()):
-                yield name + relative, size, files.checked_pieces(store.files, f"{case}/{relative}", size, sha256)
-            content = _metadata(store, case, names)
-            yield name + METADATA, len(content), [content]
-            on_case(case, "")
+    """Yield the members of the archive: every zarr.json, those of higher folders first, then all else.
+
+    By names each. So whoever reads the directory of the archive knows after its first part what is in it (RFC-9).
+    """
+    cases = sorted((names.get(case, case), case) for case in store.cases)
+    yield METADATA, len(store.root_content), [store.root_content]
+    for name, case in cases:
+        content = _metadata(store, case, names)
+        yield f"{name}/{METADATA}", len(content), [content]
+    for name, case in cases:
+        yield from _files(store, name, case, of_metadata=True)
+    yield MANIFEST, len(manifest_content), [manifest_content]
+    for name, case in cases:
+        yield from _files(store, name, case, of_metadata=False)
+        on_case(case, "")
+
+
+def _files(store: LabelStore, name: str, case: str, *, of_metadata: bool) -> Iterator[Member]:
+    """Yield the zarr.json of a case's arrays, or the other files."""
+    for relative, (size, sha256) in sorted(store.read_metadata(case)[1].files.items()):
+        if relative.endswith(f"/{METADATA}") == of_metadata:
+            pieces = files.checked_pieces(store.files, f"{case}/{relative}", size, sha256)
+            yield f"{name}/{relative}", size, pieces

@@ -1,4 +1,4 @@
-"""A store in one file: a zip archive with uncompressed members, which are sorted and have no times."""
+"""A store in one file: a zip archive with uncompressed members, which have one order and no times."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ MAX_NAME = 500
 _MEMBER_OF_DIRECTORY = b"PK\1\2"
 #: Local header of a member: signature, 22 bytes that the directory repeats, lengths of name and extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+#: End of an archive: signature, 16 bytes about the directory, length of the comment, which is all that follows.
+_END = struct.Struct("<4s16xH")
+#: What zipfile looks through for the end.
+_LONGEST_END = _END.size + 2**16
 #: Encrypted, patched, strongly encrypted, or with a masked directory.
 _UNREADABLE_FLAGS = 0x1 | 0x20 | 0x40 | 0x2000
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
@@ -91,7 +95,16 @@ class Archive:
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         """Open the archive for reading its directory."""
         try:
-            with self.outside.open(self.name) as file, zipfile.ZipFile(_Seekable(file, self.location)) as archive:
+            with (
+                self.outside.open(self.name) as file,
+                _Seekable(file, self.location) as seekable,
+                zipfile.ZipFile(seekable) as archive,
+            ):
+                # zipfile takes a comment that is cut short, and bytes after it
+                seekable.seek(-_END.size - len(archive.comment), io.SEEK_END)
+                signature, comment_bytes = _END.unpack(seekable.read(_END.size))
+                if signature != b"PK\5\6" or comment_bytes != len(archive.comment):
+                    raise zipfile.BadZipFile("it does not end where it should")
                 yield archive
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
             raise StoreError(f"{self.location}: is not a whole zip archive ({error}); get it again") from error
@@ -147,6 +160,9 @@ class _Seekable(io.RawIOBase):
 
     def __init__(self, file: Readable, where: str) -> None:
         self._file, self._where, self._size, self._at = file, where, file.size(), 0
+        # zipfile asks for it in three or four parts; of a file on a server each would be a request
+        self._tail_at = max(0, self._size - _LONGEST_END)
+        self._tail = read_range(file, self._tail_at, self._size)
 
     def seekable(self) -> bool:
         return True
@@ -164,21 +180,25 @@ class _Seekable(io.RawIOBase):
         stop = self._size if size < 0 else min(self._size, self._at + size)
         if stop - self._at > MAX_DIRECTORY_BYTES:
             raise StoreError(f"{self._where}: its directory has more than {MAX_DIRECTORY_BYTES} bytes")
-        content = read_range(self._file, self._at, stop)
+        if self._at >= self._tail_at:
+            content = self._tail[self._at - self._tail_at : max(0, stop - self._tail_at)]
+        else:
+            content = read_range(self._file, self._at, stop)
         if content.count(_MEMBER_OF_DIRECTORY) > MAX_MEMBERS:
             raise StoreError(f"{self._where}: more than {MAX_MEMBERS} files; pack it in several archives")
         self._at += len(content)
         return content
 
 
-def write_archive(file: BinaryIO, members: Iterable[tuple[str, int, Iterable[bytes]]]) -> None:
-    """Write members (name, size, pieces) in the order given; equal members give equal bytes."""
+def write_archive(file: BinaryIO, members: Iterable[tuple[str, int, Iterable[bytes]]], comment: bytes) -> None:
+    """Write members (name, size, pieces) in the order given, all in Zip64; equal members give equal bytes."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment
         for name, size, pieces in members:
             info = zipfile.ZipInfo(name, date_time=_EARLIEST)
             info.create_system = 3
             info.external_attr = _REGULAR_FILE << 16
             info.file_size = size
-            with archive.open(info, "w") as member:
+            with archive.open(info, "w", force_zip64=True) as member:
                 for piece in pieces:
                     member.write(piece)

@@ -208,7 +208,7 @@ def checked_root(document: Mapping[str, Any], where: str | Path, expected: Forma
         )
         if not well_formed:
             raise ValueError(
-                f"recipe_id is not the recipe's digest, or modalities, background, licence or {CHECK} malformed"
+                f"recipe_id is not the recipe's digest, or modalities, background, {CHECK} or licence malformed"
             )
         classes = _checked_classes(geols["classes"], preprocessing["ignore"])
         prepared = Preprocessing.from_json(preprocessing)

@@ -15,6 +15,8 @@ from geols_precompute.recipe.parameters import channel_parts
 #: What is written. Version 1 is read, and never written.
 VERSION = 2
 VERSIONS = (1, 2)
+#: Of OME-NGFF.
+OME_VERSION = "0.5"
 #: The folder of the volume store, beside which label stores lie.
 VOLUMES = "volumes.zarr"
 MANIFEST = "manifest.json"
@@ -194,7 +196,7 @@ def ome_metadata(case_id: str, kind: ArrayKind, geometry: Geometry) -> dict[str,
     """
     z, y, x = geometry.spacing_zyx
     return {
-        "version": "0.5",
+        "version": OME_VERSION,
         "multiscales": [
             {
                 "name": case_id,

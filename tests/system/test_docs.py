@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -46,9 +47,12 @@ FOREIGN = {
     "--nthreads",
     "--parsable",
     "--plot",
+    "--private_key",
     "--protocol",
+    "--public_key",
     "--scheduler-file",
     "--shm-size",
+    "--signature",
     "--val",
     "--walltime",
     "--wrap",
@@ -301,6 +305,18 @@ def test_the_story_of_the_sharing_document(nnunet, tmp_path):
             },
         )
         run_bash(script, tmp_path)
+
+
+def test_the_signature_in_the_sharing_document(tmp_path):
+    if shutil.which("model_signing") is None:
+        pytest.skip("model_signing is not installed")
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public/organs.zarr.zip").write_bytes(b"a store")
+    (block,) = code_blocks("docs/sharing.md", "shell")
+    assert "Verification succeeded" in run_bash(block, tmp_path)
+    (tmp_path / "public/organs.zarr.zip").write_bytes(b"another")
+    done = subprocess.run(["bash", "-c", block.splitlines()[-1]], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 1
 
 
 def commands() -> dict[str, click.Command]:

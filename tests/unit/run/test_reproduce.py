@@ -238,4 +238,4 @@ def test_merge_keeps_the_check_and_refuses_two(made, tmp_path):
     assert "machines that do not give the same maps" in error_line(result)
     document["attributes"]["geols"]["check_sha256"] = "none"
     metadata.write_bytes(canonical_json(document))
-    assert "check_sha256 malformed" in error_line(store("finalize", other))
+    assert "check_sha256 or licence malformed" in error_line(store("finalize", other))

@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from sharing import packed
-from stores import label_store, maps_array, reseal
+from stores import contents, label_store, maps_array, reseal
 
 from geols_precompute.errors import GeolsError, StoreError
 from geols_precompute.share.pack import hashed_names, private_names
@@ -56,23 +56,50 @@ def test_the_bytes_depend_on_the_store_alone(store, archive, tmp_path):
 
 
 def test_the_layout_is_the_one_that_the_format_document_promises(store, archive):
-    """Read the archive with struct alone: members one after another, stored, sorted, no times, no extra fields."""
+    """Read the archive with struct alone: members one after another, stored, in Zip64, in one order, no times."""
     content = archive.read_bytes()
     at, names = 0, []
     while content[at : at + 4] == b"PK\3\4":
         version, flags, method, time, date, _crc, stored, size, name_bytes, extra_bytes = struct.unpack(
             "<5H3I2H", content[at + 4 : at + 30]
         )
-        assert (version, flags, method, time, date, extra_bytes) == (20, 0, 0, 0, 0x21, 0)
-        assert stored == size
+        assert (version, flags, method, time, date, extra_bytes) == (45, 0, 0, 0, 0x21, 20)
+        assert stored == size == 0xFFFFFFFF
         name = content[at + 30 : at + 30 + name_bytes].decode("ascii")
-        body = content[at + 30 + name_bytes :][:size]
+        extra, length, size, stored = struct.unpack("<2H2Q", content[at + 30 + name_bytes :][:20])
+        assert (extra, length, stored) == (1, 16, size)
+        body = content[at + 50 + name_bytes :][:size]
         assert body == (store.path / name).read_bytes()
         names.append(name)
-        at += 30 + name_bytes + size
-    assert names == sorted(names)
+        at += 50 + name_bytes + size
+    cases = sorted(store.cases)
+    assert names == [
+        "zarr.json",
+        *(f"{case}/zarr.json" for case in cases),
+        *(f"{case}/maps/zarr.json" for case in cases),
+        "manifest.json",
+        *(f"{case}/maps/c/0/0/0/0" for case in cases),
+    ]
     assert set(names) == {p.relative_to(store.path).as_posix() for p in store.path.rglob("*") if p.is_file()}
     assert content[at : at + 4] == b"PK\1\2"
+    assert zipfile.ZipFile(archive).namelist() == names
+
+
+def test_the_comment_is_that_of_rfc_9(archive):
+    comment = zipfile.ZipFile(archive).comment
+    assert archive.read_bytes().endswith(comment)
+    expected = {"ome": {"version": "0.5", "zipFile": {"centralDirectory": {"jsonFirst": True}}}}
+    assert json.loads(comment.decode()) == expected
+
+
+def test_archives_of_the_earlier_order_are_read(store, tmp_path):
+    path = tmp_path / "earlier.zarr.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(contents(store.path).items()):
+            archive.writestr(zipfile.ZipInfo(name), content)
+    opened = LabelStore.open(path)
+    assert opened.digest == store.digest
+    assert [verify_case(opened, case) for case in opened] == [None] * 4
 
 
 def test_zip_of_another_tool_is_read_if_it_is_stored(store, tmp_path):
@@ -163,6 +190,9 @@ def test_what_is_no_archive_or_not_all_of_one(archive, tmp_path):
         (tmp_path / "short.zip").write_bytes(content[:length])
         with pytest.raises(StoreError, match="is not a whole zip archive"):
             LabelStore.open(tmp_path / "short.zip")
+    (tmp_path / "longer.zip").write_bytes(content + b"\0")
+    with pytest.raises(StoreError, match="it does not end where it should"):
+        LabelStore.open(tmp_path / "longer.zip")
     (tmp_path / "empty.zip").write_bytes(b"PK\5\6" + bytes(18))
     with pytest.raises(StoreError, match=r"manifest\.json: is missing"):
         LabelStore.open(tmp_path / "empty.zip")
@@ -186,7 +216,7 @@ def test_a_directory_of_gigabytes_is_refused_before_it_is_read(archive, tmp_path
     with path.open("wb") as file:
         file.truncate(2**31)
         file.seek(0, os.SEEK_END)
-        end = bytearray(content[-22:])
+        end = bytearray(content[content.rindex(b"PK\5\6") :])
         struct.pack_into("<II", end, 12, 2**31 - 1000, 1000)
         file.write(end)
     with pytest.raises(StoreError, match="directory has more than"):
