@@ -104,7 +104,7 @@ class _Sources:
         case = self._cases[name] if name in self._cases else self._with(wanted)
         if case is None:
             raise InputError(f"{self._data}: has no case that {name} was made from")
-        volume, source = read_source(case, self._store.preprocessing)
+        volume, source = read_source(case, self._store.preprocessing, self._store.classes)
         if (status := compare_source(wanted, source)) != "same":
             raise StoreError(f"{case.files[0]}: is not what {name} was made from ({status})")
         return case, prepare_source(case, volume, source, self._store.preprocessing, self._store.classes)
@@ -116,7 +116,7 @@ class _Sources:
                 self._fingerprints[case.id] = {"geometry_sha256": None}
                 # one that cannot be read is not the one
                 with suppress(InputError):
-                    self._fingerprints[case.id] = read_source(case, self._store.preprocessing)[1]
+                    self._fingerprints[case.id] = read_source(case, self._store.preprocessing, self._store.classes)[1]
             if compare_source(wanted, self._fingerprints[case.id]) == "same":
                 return case
         return None

@@ -66,7 +66,7 @@ def test_pull_an_archive_from_nginx(site, tmp_path, directives):
         tails = [start for start, stop in ranges(server.log()) if stop == size - 1]
         asked = sum(stop - start + 1 for start, stop in ranges(server.log()) if stop < size - 1)
     if not directives:
-        # what is not wanted, or there already, is not asked for again; headers come twice, as does the end of the archive
+        # what is not wanted, or there already, is not asked for again; headers and the end of the archive come twice
         assert tails == [size - 65_558] * 2
         assert asked < size + 10_000
 
