@@ -201,7 +201,7 @@ def test_every_option_stands_under_a_heading_once(command):
     )
     text = command.get_help(click.Context(command))
     headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
-    assert headings == [*command.headings, "Other"]
+    assert headings == [*command.headings, "Other", "Example"]
     for option in options_of(command):
         assert len(re.findall(rf"^  .*{option.opts[0]}\b(?!-)", text, re.MULTILINE)) >= 1
 

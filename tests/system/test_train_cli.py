@@ -18,6 +18,7 @@ from datasets import write
 from train_fixtures import make_stores
 from trainings import SMALL, run
 
+from geols_precompute.cli.precompute import precompute
 from geols_precompute.data.volumes import read_image
 from geols_train import cli, training
 from geols_train.cli_evaluate import evaluate
@@ -144,7 +145,7 @@ def test_every_flag_in_the_document_exists():
     text = (Path(__file__).parents[2] / "docs/training.md").read_text()
     known = {
         opt
-        for command in (cli.train, cli.predict, evaluate)
+        for command in (cli.train, cli.predict, evaluate, precompute)
         for p in command.params
         for opt in (*p.opts, *p.secondary_opts)
     }
