@@ -42,9 +42,8 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the variable silences a notice about the future of the theme
 docs: .venv/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -22,23 +23,26 @@ while not (ROOT / "pyproject.toml").is_file():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> tuple[Path, str]:
-    """The built site, and what mkdocs said."""
-    if not (find_spec("mkdocs") and find_spec("material") and find_spec("mkdocstrings")):
-        pytest.skip('mkdocs-material or mkdocstrings is missing; run: pip install ".[docs]"')
-    out = tmp_path_factory.mktemp("site")
+    """The built site, and what Zensical said."""
+    if not (find_spec("zensical") and find_spec("mkdocstrings")):
+        pytest.skip('zensical or mkdocstrings is missing; run: pip install ".[docs]"')
+    copy = tmp_path_factory.mktemp("documentation")
+    shutil.copy(ROOT / "mkdocs.yml", copy)
+    for folder in ("docs", "geols_precompute", "geols_train"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     # an address that leads nowhere stands between the build and the network
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
-        cwd=ROOT,
-        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=copy,
+        env={**os.environ, **nowhere},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return out, done.stdout + done.stderr
+    return copy / "site", done.stdout + done.stderr
 
 
 def test_the_site_builds_without_a_warning(site):
@@ -99,5 +103,18 @@ def test_methods_that_classes_inherit_and_examples_are_in_the_api(site):
     assert '<span class="gp">&gt;&gt;&gt; </span>' in page
 
 
+def test_no_search_is_shown_that_would_not_work_from_the_disk(site):
+    assert "md-search" not in re.sub(r"<style.*?</style>", "", (site[0] / "index.html").read_text(), flags=re.DOTALL)
+
+
 def test_studies_leave_no_pages(site):
     assert not list(site[0].glob("results/*/runs"))
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(site):
+    copy = site[0].parent
+    (copy / "docs/data.md").write_text("# Your data\n\n[there](nowhere.md)\n")
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "page does not exist" in done.stdout + done.stderr
