@@ -9,6 +9,7 @@ from pathlib import Path
 from geols_precompute.arrays import Float32Array, UInt8Array
 from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
+from geols_precompute.data.orientation import orientation_of
 from geols_precompute.errors import StoreError
 from geols_precompute.share.compare import cases_of_data
 from geols_precompute.share.export import file_of
@@ -29,6 +30,7 @@ class ReportCase:
         channels: the class index of each channel.
         present: class indices that have a map.
         spacing: (z,y,x) in mm.
+        orientation: towards where its axes x,y,z run, as `orientation_of` says.
         seeds: class index to {count, fallbacks}.
     """
 
@@ -39,6 +41,7 @@ class ReportCase:
     channels: tuple[int, ...]
     present: tuple[int, ...]
     spacing: tuple[float, float, float]
+    orientation: str
     seeds: Mapping[int, Mapping[str, int]]
 
 
@@ -97,6 +100,7 @@ def read_case(labels: LabelStore, read_volume_of: ReadVolume, case: str) -> Repo
         channels=labels.channels,
         present=labels.present(case),
         spacing=metadata.geometry.spacing_zyx,
+        orientation=orientation_of(metadata.geometry),
         seeds={labels.classes.index_of(int(value)): found for value, found in metadata.geols["seeds"].items()},
     )
 

@@ -21,6 +21,7 @@ from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
 from geols_precompute.report.flags import Flag, Oddness, find_flags, rank
 from geols_precompute.report.quality import LEVELS, CaseQuality, measure
 from geols_precompute.report.slices import case_slices
+from geols_precompute.report.words import name_of, recipe_in_words
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import refuse_store
 
@@ -57,6 +58,7 @@ def write_report(
     *,
     shown: Sequence[str] = (),
     alpha: float = 0.1,
+    name: str | None = None,
     sources: Iterable[Path] = (),
     on_case: OnCase = lambda case, error: None,
 ) -> ReportResult:
@@ -68,6 +70,7 @@ def write_report(
         read_volume_of: gives image and label of a case; see `cases.volumes_of`.
         shown: the cases to be looked at; none is the oddest 30.
         alpha: where the slider begins.
+        name: of the data set; None takes that of the store's folder.
         sources: nobody reads the file who cannot read all of these; see `cases.files_of`.
         on_case: called after every case.
 
@@ -103,7 +106,7 @@ def write_report(
     there = {case["id"] for case in document["cases"]}
     document["left_out"] = _named([case for case in chosen if case not in there])
     with writing_to(path.parent, "-o"):
-        replace_file(path, _html(document).encode(), readers_of(sources, path.parent))
+        replace_file(path, _html(document, name or name_of(labels.path)).encode(), readers_of(sources, path.parent))
     return ReportResult(cases=len(found), shown=len(document["cases"]), flags=tuple(flags))
 
 
@@ -128,6 +131,7 @@ def _numbers_document(
     by_id = {quality.id: quality for quality in found}
     return {
         "store": {"digest": labels.digest, "recipe": labels.manifest.recipe_id},
+        "words": recipe_in_words(labels.recipe),
         "alpha": alpha,
         "classes": list(labels.classes.names),
         "values": list(labels.classes.values),
@@ -211,13 +215,14 @@ def _script_json(document: dict[str, Any]) -> str:
     return json.dumps(document, allow_nan=False).replace("<", "\\u003c")
 
 
-def _html(document: dict[str, Any]) -> str:
+def _html(document: dict[str, Any], name: str) -> str:
     here = files("geols_precompute.report")
     template = (here / "page.html").read_text(encoding="utf-8")
     parts = {
         "DATA": _script_json(document),
         "STYLE": (here / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": "\n".join((here / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "DIGEST": html.escape(document["store"]["digest"][:12]),
+        "NAME": html.escape(name),
+        "WORDS": html.escape(document["words"]),
     }
-    return re.sub("@(DATA|STYLE|SCRIPT|DIGEST)@", lambda match: parts[match[1]], template)
+    return re.sub("@(DATA|STYLE|SCRIPT|NAME|WORDS)@", lambda match: parts[match[1]], template)

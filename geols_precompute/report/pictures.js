@@ -64,7 +64,29 @@ function draw(cut, picture) {
   caption.textContent = !method ? `across ${AXES[cut.axis]}: rows ${AXES[cut.rows]}, columns ${AXES[cut.columns]}`
     : $("quantity").value === "map" ? (method === "GeoLS" ? "map g, colours 0 to 1" : "")
     : `${method}, colours 0 to ${scale.toPrecision(2)}`;
+  if (method) caption.append(colourBar());
+  else drawEdges(context, cut.edges, kept.width, kept.height);
   showPicture(cut, picture);
+}
+
+// The colours from none to most, as a strip.
+function colourBar() {
+  const bar = document.createElement("span");
+  bar.className = "bar"; bar.setAttribute("aria-hidden", "true");
+  bar.style.background = `linear-gradient(to right, ${VIRIDIS.map((c) => `rgb(${c})`).join(", ")})`;
+  return bar;
+}
+
+// Where the body's right and left, front and back, head and feet are.
+function drawEdges(context, [left, right, top, bottom], width, height) {
+  context.font = "bold 13px system-ui, sans-serif";
+  context.lineWidth = 3; context.strokeStyle = "#000"; context.fillStyle = "#fff";
+  for (const [letter, x, y, align, baseline] of [[left, 3, height / 2, "left", "middle"],
+    [right, width - 3, height / 2, "right", "middle"], [top, width / 2, 3, "center", "top"],
+    [bottom, width / 2, height - 3, "center", "bottom"]]) {
+    context.textAlign = align; context.textBaseline = baseline;
+    context.strokeText(letter, x, y); context.fillText(letter, x, y);
+  }
 }
 
 function showPicture(cut, { canvas, kept }) {

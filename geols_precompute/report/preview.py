@@ -8,6 +8,7 @@ from geols_precompute.atomic import refuse_foreign
 from geols_precompute.errors import InputError, OutputError
 from geols_precompute.report.cases import files_of, volumes_of
 from geols_precompute.report.page import ReportResult, is_report, write_report
+from geols_precompute.report.words import name_of
 from geols_precompute.run.estimate import trial
 from geols_precompute.run.plan import Plan
 from geols_precompute.run.task import Task
@@ -38,4 +39,6 @@ def write_preview(plan: Plan, case_id: str, path: Path) -> ReportResult:
         for root in (elsewhere.labels, elsewhere.out / VOLUMES):
             write_manifest(root)
         labels = LabelStore.open(elsewhere.labels)
-        return write_report(path, labels, volumes_of(labels, None), sources=files_of(labels, None))
+        return write_report(
+            path, labels, volumes_of(labels, None), name=name_of(plan.labels), sources=files_of(labels, None)
+        )

@@ -14,6 +14,8 @@ from geols_precompute.report.cases import ReportCase
 
 #: Voxels shown around the foreground.
 MARGIN = 24
+#: The letter of the other end of an axis of the body.
+_AGAINST = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 def case_slices(case: ReportCase) -> dict[str, Any]:
@@ -60,8 +62,18 @@ def _cut(
         "size": [place[first].stop - place[first].start, place[second].stop - place[second].start],
         "start": [place[first].start, place[second].start],
         "spacing": [case.spacing[first], case.spacing[second]],
+        "edges": _edges(case.orientation, first, second),
         "data": base64.b64encode(zlib.compress(content, 9)).decode(),
     }
+
+
+def _edges(orientation: str, rows: int, columns: int) -> list[str]:
+    """Return the letters of the body at the left, right, top and bottom of a cut whose rows and columns are these axes.
+
+    Axes count z,y,x; the orientation names those of x,y,z.
+    """
+    right, bottom = orientation[2 - columns], orientation[2 - rows]
+    return [_AGAINST[right], right, _AGAINST[bottom], bottom]
 
 
 def _others(axis: int) -> tuple[int, ...]:

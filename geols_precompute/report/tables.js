@@ -105,7 +105,9 @@ function fillFlags() {
     item.append(kind, `, ${flag.count} of ${report.cases_in_all} cases: ${flag.text}. (${flag.cases.join(", ")})`);
     return item;
   });
-  if (!items.length) items.push(Object.assign(document.createElement("li"), { textContent: "Nothing was found." }));
+  const odd = report.ranking.find((entry) => entry.reason !== "nothing");
+  if (!items.length) items.push(Object.assign(document.createElement("li"), {
+    textContent: odd ? `No flag. The oddest case is ${odd.id}: ${odd.reason}.` : "Nothing was found." }));
   if (report.left_out.length) items.push(Object.assign(document.createElement("li"), {
     textContent: `Not shown, as the file would be too large: ${report.left_out.join(", ")}.` }));
   if (report.ranking.length < report.cases_in_all) items.push(Object.assign(document.createElement("li"), {

@@ -66,6 +66,7 @@ def made(case_id, *, shape=(12, 16, 14), spacing=(1.0, 1.0, 1.0), scale=100.0, m
         "channels": (1, 2),
         "present": (1, 2),
         "spacing": spacing,
+        "orientation": "LPS",
         "seeds": {1: {"count": 9, "fallbacks": 0}, 2: {"count": 7, "fallbacks": 1}},
     }
     return ReportCase(**{**settings, **changes})
