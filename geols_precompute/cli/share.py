@@ -147,18 +147,20 @@ def croissant(store: Path, url: str, creator: str, published: str, out: Path, de
 
 @click.command(cls=Command, example="geols-store export organs.zarr --case ct_001 -o maps.nii.gz")
 @_STORE
-@click.option("--case", required=True, help="Its id.")
+@click.option("--case", help="Its id; with --bids all cases by default.")
 @click.option("--soft", is_flag=True, help="The soft label in place of the maps; needs the volumes.")
-@click.option("--alpha", type=click.FloatRange(0, 1), help="Of --soft.  [default: 0.1]")
-@click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of --soft.  [default: sum]")
+@click.option("--bids", is_flag=True, help="Soft labels and label maps, as BIDS derivatives; needs the volumes.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Of soft labels.  [default: 0.1]")
+@click.option("--normalize", type=click.Choice(["sum", "none"]), help="Of soft labels.  [default: sum]")
 @click.option("--class", "class_name", metavar="NAME", help="One class, by name or value, as a 3-D volume.")
-@click.option("--volumes", type=click.Path(path_type=Path), help="Of --soft.  [default: volumes.zarr beside STORE]")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz or FILE.nii.")
+@click.option("--volumes", type=click.Path(path_type=Path), help="With labels.  [default: volumes.zarr beside STORE]")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="FILE.nii.gz; a folder with --bids.")
 @reports_errors(extra="precompute")
 def export(
     store: Path,
-    case: str,
+    case: str | None,
     soft: bool,
+    bids: bool,
     alpha: float | None,
     normalize: Any,
     class_name: str | None,
@@ -166,14 +168,28 @@ def export(
     out: Path,
     debug: bool,
 ) -> int:
-    """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers."""
+    """Write the maps of a case, a channel per class, for Slicer, ITK-SNAP and other viewers.
+
+    With --bids a folder of BIDS derivatives is written: of each case the soft label (_probseg) and the label map
+    (_dseg), with the class table.
+
+    Exit status: 0 written, 1 some cases failed (each is named), 2 wrong usage or unreadable store.
+    """
     from geols_precompute.data.formats.nifti import is_written_here, write_image
 
     for flag, value in (("--alpha", alpha), ("--normalize", normalize), ("--volumes", volumes)):
-        if value is not None and not soft:
-            raise InputError(f"{flag} belongs to --soft; without it the maps are written, which have no α")
+        if value is not None and not (soft or bids):
+            raise InputError(f"{flag} belongs to --soft or --bids; without them the maps are written, which have no α")
+    for flag, given in (("--soft", soft), ("--class", class_name is not None)):
+        if bids and given:
+            raise InputError(f"{flag} has no effect with --bids, which writes the soft labels of all classes")
+    if case is None and not bids:
+        raise InputError("name a case with --case, or export all with --bids")
     labels = LabelStore.open(store)
     refuse_store(out.absolute().parent)
+    if bids:
+        return _export_bids(labels, volumes, case, out, alpha=alpha, normalize=normalize)
+    assert case is not None
     refuse_foreign(out, is_written_here)
     sources = [exporting.file_of(labels, case)]
     names = labels.classes.names
@@ -194,6 +210,31 @@ def export(
     if note:
         say(f"note: {case}: {note}")
     return EXIT_DONE
+
+
+def _export_bids(
+    labels: LabelStore, volumes: Path | None, case: str | None, out: Path, *, alpha: float | None, normalize: Any
+) -> int:
+    from geols_precompute.share.bids import export_bids
+
+    opened = VolumeStore.open(volumes) if volumes else exporting.volumes_beside(labels)
+    if case is not None:
+        labels.metadata(case)  # refuses a case that is not there
+    cases = labels.cases if case is None else (case,)
+    with writing_to(out, "-o"), show_progress(len(cases), "export") as on_case:
+        failures = export_bids(
+            labels,
+            opened,
+            cases,
+            out,
+            alpha=0.1 if alpha is None else alpha,
+            normalize=normalize or "sum",
+            on_case=on_case,
+        )
+    for name, reason in failures.items():
+        say(f"failed: {name}: {reason}", err=True)
+    say(f"{plural(len(cases) - len(failures), 'case')} written, {len(failures)} failed", f"folder  {out}")
+    return EXIT_SOME_FAILED if failures else EXIT_DONE
 
 
 def chosen_cases(store: LabelStore, wanted: Sequence[str]) -> tuple[str, ...]:
