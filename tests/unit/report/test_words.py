@@ -37,8 +37,8 @@ def test_the_recipe_is_told_in_words(preset, nnunet, tmp_path):
     assert "<h1>Soft labels of brains</h1>" in page
     said = {
         "default": "Distances start at the skeleton of each class and are measured through the image in 4 sweeps: a "
-        "step costs more where the image changes (gradient metric, λ = 1). Nearness falls off over their mean distance; "
-        "the background is what the other classes leave.",
+        "step costs more where the image changes (gradient metric, λ = 1). Nearness falls off over their mean "
+        "distance; the background is what the other classes leave.",
         "paper": "through the image until nothing changes: a step costs its length and what the image changes over it "
         "(Riemannian metric, γ = 1). Nearness falls off at 1 per mm",
         "border": "start at 2 mm inside each class",
