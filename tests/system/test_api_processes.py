@@ -114,6 +114,7 @@ number: int = LabelStore.open("x").maps("a")
 """
 
 
+@pytest.mark.slow
 def test_a_users_script_is_type_checked(tmp_path):
     """As where the package is installed: it is found on the path of modules and believed for its py.typed."""
     imported = re.search(r"from geols_precompute import \((.*?)\)", SCRIPT, re.DOTALL)[1]

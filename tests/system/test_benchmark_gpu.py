@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "workflows/benchmarks/gpu.py"
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(tmp_path):
     command = [sys.executable, str(SCRIPT), "--small", "--repeats", "1", "-o", str(tmp_path / "gpu.md")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

@@ -365,6 +365,7 @@ def small_disk(tmp_path, size):
     return ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs {tmp_path}/disk && exec "$@"', "sh"]
 
 
+@pytest.mark.slow
 def test_a_training_on_a_disk_that_is_full(out, tmp_path):
     command = small_disk(tmp_path, "64k")
     code = "import sys; from geols_train.cli import train; train(sys.argv[1:])"
