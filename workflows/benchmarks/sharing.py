@@ -40,10 +40,13 @@ from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import commit_case, create_store, write_manifest
 
 COMPUTING = ("maps", "commit maps")
-#: Prints a process's own peak at its end; what its parent is told of it would include the parent.
+#: Prints a process's own peak at its end; what its parent is told of it would include the parent. It imports nothing
+#: that the command does not.
 MEASURED = """
-import atexit
-from geols_precompute.run.memory import peak_bytes
+import atexit, re
+def peak_bytes():
+    with open("/proc/self/status") as status:
+        return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1])
 atexit.register(lambda: print(peak_bytes()))
 from geols_precompute.cli.store import store
 store()
