@@ -78,9 +78,8 @@ _SHARE = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v <= 1, expecte
 _OVERLAP = Kind(flag=float, valid=lambda v: _is_number(v) and 0 <= v < 1, expected="from 0 to below 1")
 _POSITIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v > 0, expected="a positive number")
 _NOT_NEGATIVE = Kind(flag=float, valid=lambda v: _is_number(v) and v >= 0, expected="a number of at least 0")
-_POSITIVE_OR_NONE = Kind(flag=float, valid=lambda v: v is None or _POSITIVE.valid(v), expected="a positive number")
-_NOT_NEGATIVE_OR_NONE = Kind(
-    flag=float, valid=lambda v: v is None or _NOT_NEGATIVE.valid(v), expected="a number of at least 0"
+_OPTIONAL_NOT_NEGATIVE = Kind(
+    flag=float, valid=lambda v: v is None or _NOT_NEGATIVE.valid(v), expected=_NOT_NEGATIVE.expected
 )
 _COUNT = Kind(flag=int, valid=lambda v: _is_whole(v) and v >= 1, expected="a count of at least 1")
 _SEED = Kind(flag=int, valid=lambda v: _is_whole(v) and v < 2**63, expected="a whole number from 0 to below 2^63")
@@ -172,16 +171,16 @@ class TrainConfig:
     alpha: float = option(0.1, _SHARE, _METHOD, "Share of the smooth term, 0 to 1 (geols, ls, dilate, bls).")
     width: float | None = option(
         None,
-        _POSITIVE_OR_NONE,
+        _OPTIONAL_POSITIVE,
         _METHOD,
         "Of the smooth part: mm (gauss, sdf, dilate, bls), or classes (nuls).",
         shown="1 mm, 0.5 classes",
     )
     penalty: float | None = option(
-        None, _NOT_NEGATIVE_OR_NONE, _METHOD, "Weight of the penalty on logits (nacl, mbls).", shown="0.1"
+        None, _OPTIONAL_NOT_NEGATIVE, _METHOD, "Weight of the penalty on logits (nacl, mbls).", shown="0.1"
     )
     margin: float | None = option(
-        None, _NOT_NEGATIVE_OR_NONE, _METHOD, "How far logits may lie apart, without a penalty (mbls).", shown="10"
+        None, _OPTIONAL_NOT_NEGATIVE, _METHOD, "How far logits may lie apart, without a penalty (mbls).", shown="10"
     )
     normalize: Normalize = option("sum", _choice(Normalize), _METHOD, "Of the maps over the classes.")
     focal_gamma: float = option(3.0, _NOT_NEGATIVE, _METHOD, "γ of fl, no unit; 3 is its authors', 2 the original.")

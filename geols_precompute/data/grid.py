@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.detached import header_and_voxels
-from geols_precompute.data.formats.payload import opened, suffix
+from geols_precompute.data.formats.payload import opened
 from geols_precompute.data.formats.tiff import TIFF, sidecar, sidecars
 from geols_precompute.data.formats.transforms import SAME_WITHIN, Transforms, axis_lengths, farthest, is_usable
 from geols_precompute.data.geometry import RAS_TO_LPS, Geometry, largest_cosine, three_floats

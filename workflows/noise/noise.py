@@ -28,6 +28,7 @@ from geols_precompute.cli.command import EXIT_DONE
 from geols_precompute.cli.options import reports_errors
 from geols_precompute.digests import sha256_hex
 from geols_precompute.errors import InputError
+from geols_train.metrics import dice
 from geols_train.splits import make_split
 
 HERE = Path(__file__).parent
@@ -45,12 +46,6 @@ def deformed(label_ZYX: NDArray[np.uint8], case: str) -> NDArray[np.uint8]:
         places[axis] += DISPLACEMENT * field / field.std()
     moved: NDArray[np.uint8] = ndimage.map_coordinates(label_ZYX, places, order=0, mode="nearest")
     return moved
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Return the Dice of two masks, 1 if both are empty."""
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2 * np.count_nonzero(a & b) / total if total else 1.0
 
 
 def make_data(data: Path, out: Path, split: str) -> None:

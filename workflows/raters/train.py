@@ -11,12 +11,11 @@ half that trains: for choosing settings.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,13 @@ from geols_precompute.agreement.scores import Border, energy_distance
 from geols_precompute.arrays import BoolArray, Float64Array
 from geols_precompute.atomic import replace_file
 from geols_precompute.data.patients import read_patients
+from geols_precompute.data.rows import csv_rows
 from geols_precompute.store.reader import VolumeStore
 from geols_train.checkpoint import load_network
 from geols_train.config import TrainConfig
 from geols_train.evaluate import Evaluator
 from geols_train.folder import BEST
+from geols_train.metrics import dice
 from geols_train.run import make_reader, make_spec, train_and_test
 from geols_train.splits import Split
 from geols_train.stores import open_stores
@@ -188,12 +189,6 @@ def scores_of(volumes: VolumeStore, case: str, p_ZYX: Float64Array) -> dict[str,
     }
 
 
-def dice(one: BoolArray, other: BoolArray) -> float:
-    """Return the Dice coefficient of two masks; 1 if both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0
-
-
 def near_raters(raters_RZYX: BoolArray, spacing: tuple[float, float, float]) -> BoolArray:
     """Return the voxels [z,y,x] that any rater drew, and those within AROUND_MM of them."""
     distance = ndimage.distance_transform_edt(~raters_RZYX.any(axis=0), sampling=spacing)
@@ -229,7 +224,7 @@ def tables(trial: bool, out: Path) -> None:
 def make_tables(out: Path, *, trial: bool) -> None:
     """Make the tables of all trainings that are done; each method must have the same seeds."""
     name = "trials" if trial else "trainings"
-    rows = [row for path in sorted((out / name).glob("*/seed-*/scores.csv")) for row in read_csv(path)]
+    rows = [row for path in sorted((out / name).glob("*/seed-*/scores.csv")) for row in csv_rows(path)]
     write_csv(out / f"{name}-cases.csv", COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
     found = [method for method in METHODS if any(row["method"] == method for row in rows)]
     seeds = sorted({int(row["seed"]) for row in rows})
@@ -273,12 +268,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
     """Write a CSV file, whole or not at all."""
     lines = [",".join(map(str, row)) for row in (header, *rows)]
     replace_file(path, ("\n".join(lines) + "\n").encode())
-
-
-def read_csv(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file by column."""
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
 
 
 def _part(part: str) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.inflate import require_possible
-from geols_precompute.data.formats.payload import suffix
 from geols_precompute.data.geometry import Geometry, three_floats
 from geols_precompute.errors import InputError
 

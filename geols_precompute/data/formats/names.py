@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.detached import header_and_voxels
 from geols_precompute.data.formats.nifti2 import SIZE, byte_order, voxels_start, write_nifti_1
-from geols_precompute.data.formats.payload import is_gzip, opened, suffix
+from geols_precompute.data.formats.payload import is_gzip, opened
 from geols_precompute.errors import InputError
 
 

@@ -22,6 +22,7 @@ from isal import igzip
 from isal.isal_zlib import error as IsalError  # noqa: N812 - there are three errors here
 from numpy.typing import NDArray
 
+from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
 from geols_precompute.data.formats.inflate import AGAIN, MAX_BYTES, PIECE, inflated_bytes, read_bytes, require_possible
 from geols_precompute.data.formats.tiff import check_tiff
@@ -110,11 +111,6 @@ def scaling_of(path: Path) -> tuple[float, float]:
         if size == 540:
             return struct.unpack_from(order + "2d", head, 176)
     return 1.0, 0.0
-
-
-def suffix(path: Path) -> str:
-    """Return the ending of a file name in lower case, a .gz aside: `.nii` for `a.nii.gz`."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _check(path: Path) -> NDArray[Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset
-from geols_precompute.data.layouts.pairs import case_folders, chosen_images, named_images
+from geols_precompute.data.layouts.pairs import case_folders, chosen_images, common_names, named_images
 
 FOLDER = "segmentations"
 #: Organs that the line for --classes names.
@@ -29,7 +29,7 @@ def read_masks(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     files = {folder: named_images(folder, depth=1) for folder in masks}
     for named in files.values():
         named.pop(FOLDER, None)
-    modalities = wanted or _common([set(named) for named in files.values() if named]) or ("image",)
+    modalities = wanted or common_names([named.keys() for named in files.values() if named]) or ("image",)
     found = CaseList()
     for folder, organs in masks.items():
         case, images = folder.resolve().name, chosen_images(files[folder], modalities)
@@ -52,7 +52,3 @@ def read_masks(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
         why_no_classes=f"{root}: a mask per organ; name those that are to be classes, each with a label value: all "
         f"would be --classes {flag}",
     )
-
-
-def _common(named: list[set[str]]) -> tuple[str, ...]:
-    return tuple(sorted(set.intersection(*named) or named[0])) if named else ()

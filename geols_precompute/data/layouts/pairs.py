@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset, images_below, stem
@@ -60,9 +60,7 @@ def read_pair_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | N
     }
     if not labelled:
         return None
-    named = [files.keys() - set(LABEL_FILES) for files in labelled.values()]
-    common = set.intersection(*map(set, named)) or named[0]
-    modalities = wanted or tuple(sorted(common))
+    modalities = wanted or common_names([files.keys() - set(LABEL_FILES) for files in labelled.values()])
     found = CaseList()
     for folder, files in labelled.items():
         case, labels = folder.resolve().name, [name for name in LABEL_FILES if name in files]
@@ -84,6 +82,11 @@ def case_folders(root: Path) -> list[Path]:
     """Return the folders that may be those of cases: `root` itself, and those in it."""
     below = (path for path in sorted(root.iterdir()) if not path.name.startswith(".") and path.suffix != ".zarr")
     return [root, *filter(Path.is_dir, below)]
+
+
+def common_names(named: Sequence[Set[str]]) -> tuple[str, ...]:
+    """Return the names that all cases have, else those of the first."""
+    return tuple(sorted(set.intersection(*map(set, named)) or named[0])) if named else ()
 
 
 def chosen_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[Path] | None:
