@@ -17,7 +17,7 @@ from geols_precompute.arrays import Int64Array
 from geols_precompute.atomic import readers_of, refuse_foreign, replace_file, writing_to
 from geols_precompute.errors import InputError
 from geols_precompute.progress import OnCase
-from geols_precompute.report.cases import ReadVolume, ReportCase, read_case
+from geols_precompute.report.cases import ReadVolumes, ReportCase, read_case
 from geols_precompute.report.flags import Flag, Oddness, find_flags, rank
 from geols_precompute.report.quality import LEVELS, CaseQuality, measure
 from geols_precompute.report.slices import case_slices
@@ -25,7 +25,8 @@ from geols_precompute.report.words import name_of, recipe_in_words
 from geols_precompute.store.reader import LabelStore
 from geols_precompute.store.writer import refuse_store
 
-MOST_BYTES = 30_000_000
+#: Of the file, and what slices that can be left out may fill of it.
+MOST_BYTES, SLICE_BYTES = 30_000_000, 24_000_000
 MOST_CASES = 30
 #: Rows of the table of cases, the oddest, and cases named with a flag; a store may have tens of thousands.
 MOST_RANKED = 1000
@@ -54,7 +55,7 @@ class ReportResult:
 def write_report(
     path: Path,
     labels: LabelStore,
-    read_volume_of: ReadVolume,
+    read_volumes: ReadVolumes,
     *,
     shown: Sequence[str] = (),
     alpha: float = 0.1,
@@ -67,7 +68,7 @@ def write_report(
     Args:
         path: of the HTML file, which is written whole or not at all.
         labels: the store.
-        read_volume_of: gives image and label of a case; see `cases.volumes_of`.
+        read_volumes: gives image and label of a case; see `cases.volumes_of`.
         shown: the cases to be looked at; none is the oddest 30.
         alpha: where the slider begins.
         name: of the data set; None takes that of the store's folder.
@@ -90,7 +91,7 @@ def write_report(
     found: list[CaseQuality] = []
     histograms = np.zeros((len(labels.channels), LEVELS), np.int64)
     for case in labels.cases:
-        quality = measure(read_case(labels, read_volume_of, case), len(labels.classes))
+        quality = measure(read_case(labels, read_volumes, case), len(labels.classes))
         # by far the largest part of it, and only the sum is shown
         histograms += quality.histograms
         found.append(replace(quality, histograms=histograms[:0]))
@@ -102,7 +103,7 @@ def write_report(
     listed = {case: odd for n, (case, odd) in enumerate(oddness.items()) if n < MOST_RANKED or case in asked}
     document = _numbers_document(labels, alpha, found, flags, listed, histograms)
     free = MOST_BYTES - len(_script_json(document)) - 200_000
-    document["cases"] = _fitting((read_case(labels, read_volume_of, case) for case in chosen), free)
+    document["cases"] = _fitting((read_case(labels, read_volumes, case) for case in chosen), free, len(chosen))
     there = {case["id"] for case in document["cases"]}
     document["left_out"] = _named([case for case in chosen if case not in there])
     with writing_to(path.parent, "-o"):
@@ -127,7 +128,7 @@ def _numbers_document(
     oddness: Mapping[str, Oddness],
     histograms: Int64Array,
 ) -> dict[str, Any]:
-    """Return the JSON document of the page without the cuts of its cases."""
+    """Return the JSON document of the page without the slices of its cases."""
     by_id = {quality.id: quality for quality in found}
     return {
         "store": {"digest": labels.digest, "recipe": labels.manifest.recipe_id},
@@ -156,15 +157,17 @@ def _numbers_document(
     }
 
 
-def _fitting(cases: Iterable[ReportCase], free: int) -> list[dict[str, Any]]:
-    """Return the cuts of the cases that fit into `free` bytes, the first of them first."""
+def _fitting(cases: Iterable[ReportCase], free: int, count: int) -> list[dict[str, Any]]:
+    """Return the slices of `count` cases, as far as they fit into `free` bytes, the first of them first."""
     found = []
     for case in cases:
-        document = case_slices(case)
-        size = len(_script_json(document))
-        if size <= free:
-            free -= size
-            found.append(document)
+        for most in (SLICE_BYTES // count, 0):
+            document = case_slices(case, most)
+            size = len(_script_json(document))
+            if size <= free:
+                free -= size
+                found.append(document)
+                break
     return found
 
 

@@ -1,9 +1,15 @@
 // The tables, the histograms and the list of what is worth a look.
 
+function keyOf(colour) {
+  const key = document.createElement("span");
+  key.className = "key"; key.style.background = colour;
+  return key;
+}
+
 function keyed(name, index) {
-  const cell = document.createElement("th"), key = document.createElement("span");
-  cell.scope = "row"; key.className = "key"; key.style.background = colourOf(index);
-  cell.append(key, name);
+  const cell = document.createElement("th");
+  cell.scope = "row";
+  cell.append(keyOf(colourOf(index)), name);
   return cell;
 }
 
@@ -102,7 +108,7 @@ function fillFlags() {
   const items = report.flags.map((flag) => {
     const item = document.createElement("li"), kind = document.createElement("strong");
     kind.textContent = flag.kind;
-    item.append(kind, `, ${flag.count} of ${report.cases_in_all} cases: ${flag.text}. (${flag.cases.join(", ")})`);
+    item.append(kind, `, ${flag.count} of ${report.cases_in_all} ${report.cases_in_all === 1 ? "case" : "cases"}: ${flag.text}. (${flag.cases.join(", ")})`);
     return item;
   });
   const odd = report.ranking.find((entry) => entry.reason !== "nothing");

@@ -91,18 +91,28 @@ def choose(page, name, value):
 def show(page, case):
     options = [o.text for o in page.find_elements("css selector", "#case option")]
     choose(page, "case", str(options.index(case)))
-    until(lambda: page.execute_script("return report.cases[state.case].id") == case)
-    until(lambda: page.execute_script("return state.cuts.length && document.querySelector('#probabilities tbody td')"))
+    views = "state.views.length && state.views[0].pictures[0].canvas.isConnected"
+    until(lambda: page.execute_script(f"return report.cases[state.case].id === arguments[0] && {views}", case))
     until(
         lambda: (
-            page.execute_script("return [...state.cuts[0].present].sort().join()")
+            page.execute_script("return [...state.views[0].slice.present].sort().join()")
             == page.execute_script("return report.cases[state.case].present.join()")
         )
     )
 
 
-def look_at(page, cut, row, column):
-    page.execute_script("moveTo(...arguments)", cut, row, column)
+def go_to(page, *voxel):
+    """Go to a voxel z,y,x as a click in the first view does."""
+    page.execute_async_script("goTo(arguments[0], state.views[0]).then(arguments[1])", [int(n) for n in voxel])
+
+
+def look_at(page, view, row, column):
+    page.execute_script("readAt(state.views[arguments[0]], arguments[1], arguments[2])", view, row, column)
+    return reading(page)
+
+
+def reading(page):
+    """The voxel that is read, and the numbers of its table [map and methods,class]."""
     voxel = page.find_element("id", "probabilities").get_attribute("data-voxel")
     rows = page.find_elements("css selector", "#probabilities tbody tr")
     numbers = [[float(td.get_attribute("data-value")) for td in r.find_elements("tag name", "td")] for r in rows]
@@ -121,9 +131,13 @@ def soft_labels(out, case, alpha, normalize):
     ]
 
 
-def pixels(page, cut, method):
+def canvas_of(page, view, method):
+    return page.find_element("css selector", f"canvas[data-view='{view}'][data-method='{method}']")
+
+
+def pixels(page, view, method):
     """A canvas as the browser shows it, [row,column,rgb]."""
-    canvas = page.find_element("css selector", f"canvas[data-cut='{cut}'][data-method='{method}']")
+    canvas = canvas_of(page, view, method)
     url = page.execute_script("return arguments[0].toDataURL()", canvas)
     return np.round(imread(io.BytesIO(b64decode(url.split(",")[1])))[..., :3] * 255).astype(int)
 
@@ -137,10 +151,11 @@ def test_the_numbers_at_voxels_are_those_of_the_library(page, out, case, alpha, 
     choose(page, "normalize", normalize)
     expected = soft_labels(out, case, alpha, normalize)
     rng = np.random.default_rng(0)
-    for cut in range(3):
-        H, W = page.execute_script("return [state.cuts[arguments[0]].H, state.cuts[arguments[0]].W]", cut)
+    for view in range(3):
+        go_to(page, *(rng.integers(n) for n in expected[0].shape[1:]))
+        H, W = page.execute_script("return state.views[arguments[0]].size", view)
         for row, column in [(0, 0), (H - 1, W - 1), *((int(rng.integers(H)), int(rng.integers(W))) for _ in range(5))]:
-            voxel, found = look_at(page, cut, row, column)
+            voxel, found = look_at(page, view, row, column)
             for name, got, soft in zip(("g", *METHODS), found, expected, strict=True):
                 assert got == pytest.approx(soft[(slice(None), *voxel)], abs=2e-6), (name, voxel)
 
@@ -173,14 +188,15 @@ def test_a_pixel_has_the_colour_of_its_probability(page, out, method, alpha):
     choose(page, "class", "2")
     choose(page, "opacity", "1")
     soft = soft_labels(out, "case_01", alpha, True)[1 + METHODS.index(method)][2]
-    centre = page.execute_script("return report.cases[state.case].centre")
-    start, (H, W) = page.execute_script("return [state.cuts[0].start, state.cuts[0].size]")
-    expected = soft[centre[0], start[0] : start[0] + H, start[1] : start[1] + W]
+    # the first view is axial: rows from the front, columns from the right, and so are y and x of these stores
+    z = page.execute_script("return report.cases[state.case].centre[0]")
+    (y, x), (H, W) = page.execute_script("return [state.views[0].starts, state.views[0].size]")
+    expected = soft[z, y : y + H, x : x + W]
     shown = pixels(page, 0, method)
     zoom = shown.shape[0] // H
     middle = shown[zoom // 2 :: zoom, zoom // 2 :: zoom][:H, :W]
     colours = np.round(colormaps["viridis"](np.clip(expected, 0, 1))[..., :3] * 255)
-    # the cursor and the borders are drawn over some pixels; the page's table of colours is coarser than viridis itself
+    # the mark and the borders are drawn over some pixels; the page's table of colours is coarser than viridis itself
     close = np.abs(middle - colours).max(axis=2) <= 6
     assert close.mean() > 0.9
     choose(page, "opacity", "0.75")
@@ -203,20 +219,94 @@ def test_the_numbers_of_the_data_set_follow_the_slider(page, out):
 
 def test_arrow_keys_move_the_voxel_and_it_is_read_out(page):
     show(page, "case_00")
-    canvas = page.find_element("css selector", "canvas[data-cut='1'][data-method='GeoLS']")
-    look_at(page, 1, 3, 4)
-    before = page.find_element("id", "probabilities").get_attribute("data-voxel").split(",")
-    canvas.send_keys("\ue015")  # arrow down: the next row, which is the next z here
-    after = page.find_element("id", "probabilities").get_attribute("data-voxel").split(",")
-    assert [int(b) - int(a) for a, b in zip(before, after, strict=True)] == [1, 0, 0]
+    canvas = canvas_of(page, 1, "GeoLS")  # coronal: rows run from the head to the feet, z of these stores to the head
+    before, _ = look_at(page, 1, 3, 4)
+    canvas.send_keys("\ue015")  # arrow down
+    until(lambda: reading(page)[0] != before)
+    after, _ = reading(page)
+    assert [int(b) - int(a) for a, b in zip(before, after, strict=True)] == [-1, 0, 0]
     spoken = page.find_element("id", "voxel")
     assert spoken.get_attribute("aria-live") == "polite"
-    assert re.match(rf"z {after[0]}, y {after[1]}, x {after[2]}: labelled \w+\. GeoLS at α = ", spoken.text)
+    assert re.match(
+        rf"z {after[0]}, y {after[1]}, x {after[2]}: m0 [-\d.e]+, m1 [-\d.e]+; labelled \w+\. GeoLS at α = ",
+        spoken.text,
+    )
+
+
+def test_slices_are_scrolled_by_keys_and_slider_and_read_as_they_lie(page, out):
+    show(page, "case_00")
+    expected = soft_labels(out, "case_00", 0.1, True)
+    choose(page, "alpha", "0.1")
+    choose(page, "normalize", True)
+    places = page.execute_script("return state.views[0].slices.map((slice) => slice.at)")
+    assert places == list(range(places[0], places[0] + len(places)))  # there is room for all of so small a case
+    start = places.index(page.execute_script("return state.point[0]"))
+    canvas_of(page, 0, "image").send_keys("\ue00f")  # page down
+    until(lambda: page.execute_script("return state.views[0].slice.number") == start + 1)
+    voxel, found = look_at(page, 0, 2, 5)
+    assert voxel[0] == places[start + 1]
+    assert found[4] == pytest.approx(expected[4][(slice(None), *voxel)], abs=2e-6)
+    page.find_element("css selector", "input[data-view='0']").send_keys("\ue011")  # home
+    until(lambda: page.execute_script("return state.views[0].slice.number") == 0)
+    voxel, found = look_at(page, 0, 2, 5)
+    assert voxel[0] == places[0]
+    assert found[4] == pytest.approx(expected[4][(slice(None), *voxel)], abs=2e-6)
+
+
+def test_the_window_makes_intensities_black_and_white(page, out):
+    show(page, "case_02")
+    image = VolumeStore.open(out / "volumes.zarr").intensities("case_02")[1]
+    z = page.execute_script("return report.cases[state.case].centre[0]")
+    (y, x), (H, W) = page.execute_script("return [state.views[0].starts, state.views[0].size]")
+    choose(page, "modality", "1")
+    low, high = np.percentile(image, [20, 60])
+    choose(page, "window-from", str(low))
+    choose(page, "window-to", str(high))
+    assert page.execute_script("return document.getElementById('window').selectedOptions[0].textContent") == "as typed"
+    shown = pixels(page, 0, "image")
+    zoom = shown.shape[0] // H
+    middle = shown[zoom // 2 :: zoom, zoom // 2 :: zoom, 0][:H, :W]
+    grey = 255 * np.clip((image[z, y : y + H, x : x + W] - low) / (high - low), 0, 1)
+    assert (np.abs(middle - grey) <= 1).mean() > 0.7  # but where letters, borders and the mark are
+    choose(page, "modality", "0")
+    choose(page, "window", "0")
+    assert float(page.find_element("id", "window-from").get_attribute("value")) < low + 1000
+
+
+def test_what_is_enlarged_lies_around_the_point(page):
+    show(page, "case_01")
+    H, W = page.execute_script("return state.views[0].size")
+    canvas = canvas_of(page, 0, "one-hot")
+    whole = pixels(page, 0, "one-hot")
+    choose(page, "zoom", "2")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    top, left, height, width = page.execute_script(
+        "const s = seen(state.views[0]); return [s.top, s.left, s.height, s.width]"
+    )
+    assert (height, width) == (H / 2, W / 2)
+    assert not np.array_equal(pixels(page, 0, "one-hot"), whole)
+    webdriver.ActionChains(page).move_to_element(canvas).perform()  # its middle
+    view = page.execute_script("return [state.reading.view.number, state.reading.row, state.reading.column]")
+    assert view[0] == 0
+    assert abs(view[1] - (top + height / 2)) <= 1
+    assert abs(view[2] - (left + width / 2)) <= 1
+    choose(page, "zoom", "1")
+    assert np.array_equal(pixels(page, 0, "SVLS").shape, whole.shape)
+
+
+def test_the_oddest_case_is_named_where_there_is_no_flag(page):
+    ranking = page.execute_script("return report.ranking")
+    odd = next(entry for entry in ranking if entry["reason"] != "nothing")
+    said = page.execute_script(
+        "const kept = report.flags; report.flags = []; fillFlags();"
+        "const text = document.getElementById('flags').textContent; report.flags = kept; fillFlags(); return text"
+    )
+    assert said == f"No flag. The oddest case is {odd['id']}: {odd['reason']}."
 
 
 def test_every_control_has_a_name_and_every_picture_a_text(page):
     for element in page.find_elements("css selector", "input, select"):
-        assert element.find_element("xpath", "ancestor::label").text.strip()
+        assert element.find_element("xpath", "ancestor::label").get_attribute("textContent").strip()
     for canvas in page.find_elements("css selector", "canvas"):
         assert canvas.get_attribute("aria-label")
         assert canvas.get_attribute("tabindex") == "0"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 from base64 import b64decode
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from raters import bulge_of, rated_stores, write_raters
 from reports import document_of
 from train_fixtures import make_stores
 
@@ -17,7 +19,7 @@ from geols_precompute.cli.precompute import precompute
 from geols_precompute.cli.store import store
 from geols_precompute.report import page
 from geols_precompute.report.cases import read_case, volumes_of
-from geols_precompute.report.slices import case_slices
+from geols_precompute.report.slices import _levels, case_slices
 
 
 def run(command, *arguments):
@@ -29,19 +31,76 @@ def out(tmp_path_factory):
     return make_stores(tmp_path_factory.mktemp("stores"), cases=7, vary=True, absent=(3,), modalities=2)
 
 
-def test_the_cuts_hold_what_the_stores_hold(out):
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "RPI", "SAL"])
+def test_the_slices_hold_what_the_stores_hold(out, orientation):
+    labels = LabelStore.open(out / "labels.zarr")
+    case = replace(read_case(labels, volumes_of(labels, None), labels.cases[0]), orientation=orientation)
+    raters = {"one": case.label, "two": case.label[::-1]}
+    document = case_slices(replace(case, raters=raters), 10**6)
+    for view in document["views"]:
+        axis, rows, columns = view["axis"], view["rows"], view["columns"]
+        H, W = view["size"]
+        down = view["starts"][0] + view["steps"][0] * np.arange(H)
+        along = view["starts"][1] + view["steps"][1] * np.arange(W)
+        assert [s["at"] for s in view["slices"]] == list(range(case.label.shape[axis]))  # smaller than the margin
+        for entry in view["slices"]:
+
+            def seen(array, at=entry["at"], axes=(axis, rows, columns), down=down, along=along):
+                first = array.ndim - 3
+                turned = np.moveaxis(array, [first + a for a in axes], [first, first + 1, first + 2])
+                return turned[..., at, :, :][..., down[:, None], along]
+
+            content = np.frombuffer(zlib.decompress(b64decode(entry["data"])), np.uint8)
+            parts = np.split(content, np.cumsum([2 * H * W] * 3 + [3 * (H + 2) * (W + 2)]))
+            high, low, maps, slabs, drawn = parts
+            levels = 256.0 * high.reshape(2, H, W) + low.reshape(2, H, W)
+            for modality, described in enumerate(document["images"]):
+                image = described["low"] + described["step"] * levels[modality]
+                expected = seen(case.image[modality])
+                assert np.abs(image - expected).max() <= max(described["step"], np.ptp(case.image[modality]) / 100)
+            assert np.array_equal(maps.reshape(2, H, W), seen(case.maps))
+            around = slabs.reshape(3, H + 2, W + 2)
+            assert np.array_equal(around[1, 1:-1, 1:-1], seen(case.label))
+            for name, label in zip(raters, drawn.reshape(2, H, W), strict=True):
+                assert np.array_equal(label, seen(raters[name]))
+
+
+def test_fewer_slices_are_kept_where_room_is_short_and_always_the_middle(out):
     labels = LabelStore.open(out / "labels.zarr")
     case = read_case(labels, volumes_of(labels, None), labels.cases[0])
-    for cut in case_slices(case)["cuts"]:
-        content = np.frombuffer(zlib.decompress(b64decode(cut["data"])), np.uint8)
-        (H, W), axis = cut["size"], cut["axis"]
-        place = [slice(None)] * 3
-        place[axis] = case_slices(case)["centre"][axis]
-        place[cut["rows"]] = slice(cut["start"][0], cut["start"][0] + H)
-        place[cut["columns"]] = slice(cut["start"][1], cut["start"][1] + W)
-        assert np.array_equal(content[2 * H * W : 4 * H * W].reshape(2, H, W), case.maps[(slice(None), *place)])
-        slabs = content[4 * H * W :].reshape(3, H + 2, W + 2)
-        assert np.array_equal(slabs[1, 1:-1, 1:-1], case.label[tuple(place)])
+    sizes = {}
+    for room in (0, 9_000, 10**6):
+        document = case_slices(case, room)
+        for view in document["views"]:
+            places = [s["at"] for s in view["slices"]]
+            assert document["centre"][view["axis"]] in places
+            assert set(np.diff(places)) <= {view["every"]}
+        sizes[room] = sum(len(s["data"]) for view in document["views"] for s in view["slices"])
+    assert sizes[0] < sizes[9_000] < sizes[10**6]
+    assert sizes[9_000] < 12_000
+
+
+def test_raters_are_shown_where_the_store_keeps_them(tmp_path):
+    stores = rated_stores(
+        write_raters(tmp_path / "data", lambda label, seed, n: [bulge_of(seed)] * n, cases=2, raters=3)
+    )
+    done = run(store, "report", stores / "labels.zarr", "-o", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    assert document_of(tmp_path / "r.html")["cases"][0]["raters"] == ["1", "2", "3"]
+
+
+def test_hounsfield_units_are_recognised_and_exact():
+    rng = np.random.default_rng(0)
+    ct = rng.integers(-1024, 1500, (5, 6, 7)).astype(np.float32)
+    levels, described = _levels(ct)
+    assert described["hounsfield"]
+    assert np.array_equal(described["low"] + levels * described["step"], ct)
+    scores = rng.normal(size=(5, 6, 7)).astype(np.float32)
+    levels, described = _levels(scores)
+    assert not described["hounsfield"]
+    low, high = np.percentile(scores, [0.05, 99.95])
+    clipped = np.clip(scores, low, high)
+    assert np.abs(described["low"] + levels * described["step"] - clipped).max() <= (high - low) / 4095
 
 
 def test_the_command_writes_one_file(out, tmp_path):
@@ -189,11 +248,11 @@ def test_a_damaged_case_is_named_and_nothing_is_written(tmp_path):
 
 def test_intensities_come_back_from_the_volumes(out):
     labels, volumes = LabelStore.open(out / "labels.zarr"), VolumeStore.open(out / "volumes.zarr")
-    image, label = volumes_of(labels, None)("case_02")
+    found = volumes_of(labels, None)("case_02")
     scale, offset = volumes.scale_offset("case_02")
     expected = volumes.image("case_02")[1].astype(np.float64) * scale[1] + offset[1]
-    np.testing.assert_allclose(image[1], expected, rtol=1e-5)
-    assert np.array_equal(label, volumes.label("case_02"))
+    np.testing.assert_allclose(found.image[1], expected, rtol=1e-5)
+    assert np.array_equal(found.label, volumes.label("case_02"))
 
 
 def test_maps_on_another_grid_than_the_volume_are_refused(tmp_path):

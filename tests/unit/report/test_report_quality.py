@@ -67,6 +67,8 @@ def made(case_id, *, shape=(12, 16, 14), spacing=(1.0, 1.0, 1.0), scale=100.0, m
         "present": (1, 2),
         "spacing": spacing,
         "orientation": "LPS",
+        "placed": True,
+        "raters": {},
         "seeds": {1: {"count": 9, "fallbacks": 0}, 2: {"count": 7, "fallbacks": 1}},
     }
     return ReportCase(**{**settings, **changes})

@@ -10,7 +10,7 @@ import pytest
 from commands import precompute, store
 from datasets import write
 
-from geols_precompute.report.slices import _edges
+from geols_precompute.report.slices import View
 from geols_precompute.report.words import name_of, recipe_in_words
 
 
@@ -58,9 +58,20 @@ def test_every_seed_strategy_has_words(seeds):
 @pytest.mark.parametrize("direction", [np.diag([1.0, 1, 1]), np.diag([-1.0, 1, -1]), np.eye(3)[[2, 0, 1]]])
 def test_letters_of_the_body_stand_where_nibabel_says(direction, tmp_path):
     path = write(np.zeros((4, 5, 6), np.int16), tmp_path / "a.nii.gz", direction=tuple(map(float, direction.ravel())))
-    codes = nibabel.aff2axcodes(nibabel.load(path).affine)
-    against = [nibabel.aff2axcodes(np.diag([-1, -1, -1, 1]) @ nibabel.load(path).affine)[axis] for axis in range(3)]
-    for rows, columns in ((1, 2), (0, 2), (0, 1)):
-        left, right, top, bottom = _edges("".join(codes), rows, columns)
-        assert (left, right) == (against[2 - columns], codes[2 - columns])
-        assert (top, bottom) == (against[2 - rows], codes[2 - rows])
+    image = nibabel.load(path)
+    letters = "".join(nibabel.aff2axcodes(image.affine))
+    for axis in range(3):
+        view = View.across(axis, letters, placed=True)
+        left, right, top, bottom = view.edges
+        # where a step down the rows, and along the columns, goes in the body, by the affine of the file
+        for shown, step, (begin, end) in (
+            (view.rows, view.steps[0], (top, bottom)),
+            (view.columns, view.steps[1], (left, right)),
+        ):
+            step_mm = image.affine[:3, 2 - shown] * step
+            body = int(np.abs(step_mm).argmax())
+            against, towards = ("LR", "PA", "IS")[body]
+            assert (begin, end) == ((against, towards) if step_mm[body] > 0 else (towards, against))
+        assert top in "SA"
+        assert left in "RA"
+        assert View.across(axis, letters, placed=False).edges == ()
