@@ -1,4 +1,4 @@
-"""The demo: simulated brain scans, their label store, a picture of one soft label, a trained network, a prediction.
+"""The demo: simulated brain scans, their soft labels, a trained network, a prediction, a report of the soft labels.
 
 Usage: python workflows/demo.py [FOLDER]      (default: demo)
 
@@ -39,9 +39,11 @@ def main(folder: Path) -> None:
     image = data / f"imagesTr/{test_case}_0000.nii.gz"
     run("geols-predict", str(folder / "run"), str(image), "-o", str(folder / "predictions"))
     store = LabelStore.open(data / "geols/labels.zarr")
+    run("geols-store", "report", str(store.path), "-o", str(folder / "report.html"))
     print(f"\nstore       {store.path}\ndigest      {store.digest}\npicture     {picture}")
     print(f"run         {folder / 'run'} (curves.png, cases.png)\nprediction  {folder / 'predictions'}")
     print_dice(folder / "run")
+    print(f"\nLook at the soft labels in a browser: {folder / 'report.html'}")
 
 
 def simulate_dataset(data: Path) -> None:

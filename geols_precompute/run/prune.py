@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from geols_precompute.atomic import writing_to
+from geols_precompute.run.finalize import stores_in
 from geols_precompute.run.plan import Plan
 from geols_precompute.store.writer import amend_manifest, remove_case
 
 
 def prune(plan: Plan) -> tuple[str, ...]:
-    """Remove the plan's strays from its two stores, which must be there; return their names.
+    """Remove the plan's strays from its two stores and from those of other recipes beside them; return their names.
 
     The manifests come first: what they list is there at any time.
 
@@ -19,7 +20,7 @@ def prune(plan: Plan) -> tuple[str, ...]:
         OutputError: a store cannot be written.
     """
     with writing_to(plan.out):
-        for root in (plan.labels, plan.volumes):
+        for root in stores_in(plan.out):
             amend_manifest(root, without=plan.strays)
             for case in plan.strays:
                 if os.path.lexists(root / case):

@@ -77,6 +77,16 @@ def test_prune_drops_what_is_gone_and_gives_the_store_of_the_rest(nnunet, tmp_pa
     assert "dropped" not in precompute("--prune", root).output
 
 
+def test_prune_drops_what_is_gone_from_the_stores_of_other_recipes_too(nnunet):
+    root = nnunet()
+    precompute(root)
+    precompute("--seeds", "centroid", "--name", "centroid", root)
+    remove(root, "case_01")
+    precompute("--prune", root)
+    for name in ("labels", "centroid"):
+        assert LabelStore.open(root / f"geols/{name}.zarr").cases == ("case_00", "case_02")
+
+
 def test_a_case_that_cannot_be_read_now_is_not_gone(nnunet):
     root = nnunet()
     precompute(root)
