@@ -61,4 +61,6 @@ def test_the_study_is_what_was_registered():
         "geols-0.1-skeleton-control-shuffled",
     }  # fmt: skip
     assert len(study.trainings()) == 5 * len(kinds)
-    assert study.train == read_study(WORKFLOWS / "paper/hippocampus.toml").train
+    protocol = read_study(WORKFLOWS / "paper/hippocampus.toml").train
+    assert study.train == {**protocol, "precision": "bf16", "channels-last": True, "compile": True}
+    assert study.metrics[:4] == ["dice", "surface_dice", "hd95_mm", "nll_border"]

@@ -264,6 +264,30 @@ def test_tables_are_made_again_from_what_a_report_kept(done, tmp_path):
     assert {path.name: path.read_bytes() for path in report.glob("*.*")} == before
 
 
+def test_kinds_are_compared_in_one_table_of_the_metrics_that_are_asked_for(done, tmp_path):
+    _study, _data, out, _ = done
+    study = tmp_path / "kinds.toml"
+    kinds = '[[experiments]]\nname = "kinds"\nkinds = [{ name = "one-hot", method = "ce" }, { name = "soft" }]\n'
+    chosen = 'repeats = 2\nmetrics = ["dice", "nll_border", "ece"]\n'
+    study.write_text(TINY[: TINY.index("[[experiments]]")].replace("repeats = 2\n", chosen) + kinds)
+    run = script("report.py", study, out, "--tables", "-o", tmp_path / "report")
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "report/kinds.csv").open() as file:
+        header, *rows = list(csv.reader(file))
+    assert [row[0] for row in rows] == ["one-hot", "soft"]
+    tables = [out / f"runs/ce/repeat-{n}/test_cases.csv" for n in (1, 2)]
+    found = [float(r["nll_border"]) for path in tables for r in csv.DictReader(path.read_text().splitlines())]
+    assert float(rows[0][header.index("NLL, border (nat) mean")]) == pytest.approx(np.mean(found))
+    with (tmp_path / "report/kinds-differences.csv").open() as file:
+        # the calibration error over all voxels is shown, and not tested
+        tested = [(row["less soft"], row["metric"]) for row in csv.DictReader(file)]
+    assert tested == [("one-hot", "DSC (%)"), ("one-hot", "NLL, border (nat)")]
+    study.write_text(study.read_text().replace("nll_border", "nll_nowhere"))
+    refused = script("report.py", study, out, "--tables", "-o", tmp_path / "report")
+    assert refused.returncode == 2
+    assert "the study reports 'nll_nowhere'; a training measures dice, surface_dice, " in refused.stderr
+
+
 def test_an_unfinished_study_is_reported_as_far_as_it_is(done, tmp_path):
     _study, _, out, _ = done
     wider = tmp_path / "wider.toml"

@@ -6,7 +6,9 @@ A study is a TOML file:
     structures                   the classes or regions that are reported
     repeats                      trainings of each kind, with random seeds 0, 1, ...
     [precompute], [train]        flags of every geols-precompute and every geols-train
-    [[experiments]]              a name, and lists of what is varied in it; all combinations are trained
+    [[experiments]]              a name, and lists of what is varied in it; all combinations are trained. Or a name and
+                                 `kinds`, tables of what each kind of training is and by which `name` it goes
+    metrics                      columns of test_cases.csv that the tables have, if not those of `METRICS`
 
 An experiment may vary `method`, `alpha` and `normalize`, and every flag of geols-precompute that takes one value
 (`seeds`, `preset`, `iterations`, ...). What it does not name is as in `USUAL`. Equal trainings of several experiments
@@ -31,8 +33,11 @@ USUAL: Mapping[str, Any] = {
 }  # fmt: skip
 #: What is chosen when maps are loaded; everything else is a flag of geols-precompute.
 AT_LOAD = ("method", "alpha", "normalize")
+#: What is reported of a study that does not say: the paper's metrics, and the calibration error.
+METRICS = ("dice", "surface_dice", "hd95_mm", "ece")
 _TABLES = {"precompute", "train", "experiments"}
 _KEYS = {"title", "attribution", "obtain", "structures", "repeats", *_TABLES}
+_OPTIONAL = {"metrics"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A name, and its trainings by what was varied: ({"alpha": 0.05}, its repeats), ..."""
+    """A name, and its trainings by what was varied: ({"alpha": 0.05}, its repeats), ...; of a kind, {"name": name}."""
 
     name: str
     varied: tuple[tuple[dict[str, Any], tuple[Training, ...]], ...]
@@ -92,6 +97,7 @@ class Study:
     precompute: Mapping[str, Any]
     train: Mapping[str, Any]
     experiments: tuple[Experiment, ...]
+    metrics: Sequence[str] = METRICS
 
     def trainings(self) -> list[Training]:
         """Return every training once; first the first repeat of all, so that what is cut short can be compared."""
@@ -114,17 +120,25 @@ def read_study(path: Path) -> Study:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
-    if odd := sorted(document.keys() ^ _KEYS):
+    if odd := sorted((document.keys() - _OPTIONAL) ^ _KEYS):
         raise RecipeError(f"{path}: {'unknown' if odd[0] in document else 'missing'} key {odd[0]!r}")
-    varied = {name for table in document["experiments"] for name in table}
+    tables = [part for table in document["experiments"] for part in (table, *table.get("kinds", ()))]
+    varied = {name for table in tables for name in table}
     if twice := sorted(varied & {*document["precompute"], *document["train"]}):
         raise RecipeError(f"{path}: {twice[0]!r} is varied in an experiment; it cannot be set for all of them, too")
     repeats = document["repeats"]
     experiments = tuple(_experiment(path, table, repeats) for table in document["experiments"])
-    return Study(**{key: document[key] for key in _KEYS - {"experiments"}}, experiments=experiments)
+    return Study(**{key: value for key, value in document.items() if key != "experiments"}, experiments=experiments)
 
 
 def _experiment(path: Path, table: Mapping[str, Any], repeats: int) -> Experiment:
+    if kinds := table.get("kinds"):
+        return Experiment(
+            name=table["name"],
+            varied=tuple(
+                ({"name": kind.pop("name")}, _repeats({**USUAL, **kind}, repeats)) for kind in map(dict, kinds)
+            ),
+        )
     lists = {name: values for name, values in table.items() if name != "name"}
     plain = (str, int, float)
     if "name" not in table or not all(

@@ -21,12 +21,12 @@ from figures import draw_alpha, draw_closeup, draw_predictions, draw_reliability
 from matrix import USUAL, Experiment, Study, Training, read_study, usual_training
 from page import Block, Figure, Heading, write_html, write_markdown
 from predictions import TrainedRun, open_run, reliability
-from results import DSC, ECE, Measured, read_measured
-from tables import PAPER_METRICS, Row, differences_table, metrics_table, undefined_note
+from results import DSC, ECE, HD95, METRICS, Measured, Metric, read_measured
+from tables import Row, differences_table, metrics_table, undefined_note
 
 from geols_precompute.cli.command import EXIT_DONE
 from geols_precompute.cli.options import reports_errors
-from geols_precompute.errors import InputError
+from geols_precompute.errors import InputError, RecipeError
 from geols_precompute.formatting import plural
 from geols_train.data import Sample
 from geols_train.folder import CASES, CONFIG, SPLIT, SUMMARY, read_json
@@ -68,6 +68,17 @@ class Report:
     tables_only: bool
     patients: Mapping[str, str]
 
+    @property
+    def metrics(self) -> list[Metric]:
+        """What the study reports.
+
+        Raises:
+            RecipeError: a metric is unknown.
+        """
+        if odd := [column for column in self.study.metrics if column not in METRICS]:
+            raise RecipeError(f"the study reports {odd[0]!r}; a training measures {', '.join(METRICS)}")
+        return [METRICS[column] for column in self.study.metrics]
+
     def blocks(self) -> Iterator[Block]:
         """Yield the report from top to bottom."""
         missing = [t for t in self.study.trainings() if not self.finished(t)]
@@ -97,10 +108,11 @@ class Report:
             experiment.name,
             f"{experiment.name.capitalize()}, {plural(len(rows[0][1].cases), 'test case')}, SD at {self.tolerance()}",
             rows,
-            (*PAPER_METRICS, ECE),
+            self.metrics,
             structures=is_methods,
         )
-        yield undefined_note(rows)
+        if HD95 in self.metrics:
+            yield undefined_note(rows)
         reference = next((row for row in rows if row[1].kind == usual_training().kind), rows[0])
         if len(rows) > 1:
             yield differences_table(
@@ -108,7 +120,8 @@ class Report:
                 f"Differences from {reference[0]}, mean over structures, SD at {self.tolerance()}",
                 rows,
                 reference,
-                PAPER_METRICS,
+                # over all voxels it says little but α: a network that learns a soft label is as unsure as the label
+                [metric for metric in self.metrics if metric != ECE],
             )
         if is_methods:
             yield from self.method_figures(experiment, rows[0][1])
@@ -161,7 +174,7 @@ class Report:
         """
         rows: list[Row] = []
         for varied, trainings in experiment.varied:
-            found = read_measured(self.out / "runs", trainings, self.study.structures, self.patients)
+            found = read_measured(self.out / "runs", trainings, self.study.structures, self.patients, self.metrics)
             if found is None:
                 continue
             if rows and rows[0][1].cases != found.cases:

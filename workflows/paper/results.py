@@ -18,7 +18,10 @@ from geols_train.folder import CASES, SUMMARY
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column of test_cases.csv: what it is called, in which unit, and whether more is better."""
+    """A column of test_cases.csv: what it is called, in which unit, and whether more is better.
+
+    One that is `of_case` has no value for each structure: it is the same in the rows of all.
+    """
 
     column: str
     name: str
@@ -26,12 +29,32 @@ class Metric:
     factor: float
     digits: int
     more_is_better: bool
+    of_case: bool = False
 
 
 DSC = Metric(column="dice", name="DSC", unit="%", factor=100, digits=2, more_is_better=True)
 SD = Metric(column="surface_dice", name="SD", unit="%", factor=100, digits=2, more_is_better=True)
 HD95 = Metric(column="hd95_mm", name="HD95", unit="mm", factor=1, digits=2, more_is_better=False)
-ECE = Metric(column="ece", name="ECE", unit="%", factor=100, digits=2, more_is_better=False)
+ECE = Metric(column="ece", name="ECE", unit="%", factor=100, digits=2, more_is_better=False, of_case=True)
+_PLACES = {"": "", "_foreground": ", foreground", "_border": ", border"}
+#: Every column of test_cases.csv that a study can report.
+METRICS = {
+    metric.column: metric
+    for metric in (
+        DSC,
+        SD,
+        HD95,
+        *(replace(ECE, column=f"ece{place}", name=f"ECE{where}") for place, where in _PLACES.items()),
+        *(
+            Metric(
+                column=f"{name.lower()}{place}", name=f"{name}{where}", unit=unit, factor=1, digits=4,
+                more_is_better=False, of_case=True,
+            )
+            for name, unit in (("Brier", "0 to 2"), ("NLL", "nat"))
+            for place, where in _PLACES.items()
+        ),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +99,11 @@ class Measured:
 
 
 def read_measured(
-    runs: Path, trainings: Sequence[Training], structures: Sequence[str], patients: Mapping[str, str]
+    runs: Path,
+    trainings: Sequence[Training],
+    structures: Sequence[str],
+    patients: Mapping[str, str],
+    metrics: Sequence[Metric],
 ) -> Measured | None:
     """Return what the finished ones of the repeats of one kind measured; None if none is finished.
 
@@ -108,7 +135,7 @@ def read_measured(
         repeats=tuple(t.repeat for t in finished),
         cases=cases,
         structures=tuple(structures),
-        values={metric.column: column(metric) for metric in (DSC, SD, HD95, ECE)},
+        values={metric.column: column(metric) for metric in metrics},
         patients=patients,
     )
 

@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from page import Cell, Emphasis, Table
-from results import DSC, ECE, HD95, SD, Measured, Metric
+from results import HD95, Measured, Metric
 from significance import LEVEL, Estimate, difference, estimate, holm, mean_of, spread_of
-
-PAPER_METRICS = (DSC, SD, HD95)
 
 #: A row: what is varied, as it is called in the table, and what was measured.
 Row = tuple[str, Measured]
@@ -28,7 +26,7 @@ def metrics_table(name: str, caption: str, rows: Sequence[Row], metrics: Sequenc
         structures: whether there are columns for each structure.
     """
     parts = [*rows[0][1].structures, None] if structures else [None]
-    columns = [(metric, part) for metric in metrics for part in (parts if metric is not ECE else [None])]
+    columns = [(metric, part) for metric in metrics for part in ([None] if metric.of_case else parts)]
     header = ["", *(_column_name(metric, part, structures) for metric, part in columns)]
     cells = [[Cell(text=label), *(_mean_cell(found, m, part) for m, part in columns)] for label, found in rows]
     for column, (metric, part) in enumerate(columns, start=1):
@@ -84,13 +82,12 @@ def _difference(one: Measured, other: Measured, metric: Metric) -> Estimate:
 
 
 def _column_name(metric: Metric, structure: str | None, structures: bool) -> str:
-    part = structure or ("mean" if structures and metric is not ECE else "")
+    part = structure or ("mean" if structures and not metric.of_case else "")
     return " ".join([metric.name, *([part] if part else []), f"({metric.unit})"])
 
 
 def _values(found: Measured, metric: Metric, structure: str | None) -> NDArray[np.float64]:
-    # the calibration error is of the whole case, the same in the rows of all structures
-    return found.units(metric, found.structures[0] if metric is ECE else structure)
+    return found.units(metric, found.structures[0] if metric.of_case else structure)
 
 
 def _mean_cell(found: Measured, metric: Metric, structure: str | None) -> Cell:
