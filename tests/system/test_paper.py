@@ -270,8 +270,9 @@ def test_kinds_are_compared_in_one_table_of_the_metrics_that_are_asked_for(done,
     kinds = '[[experiments]]\nname = "kinds"\nkinds = [{ name = "one-hot", method = "ce" }, { name = "soft" }]\n'
     chosen = 'repeats = 2\nmetrics = ["dice", "nll_border", "ece"]\n'
     study.write_text(TINY[: TINY.index("[[experiments]]")].replace("repeats = 2\n", chosen) + kinds)
-    run = script("report.py", study, out, "--tables", "-o", tmp_path / "report")
+    run = script("report.py", study, out, "--tables", "--title", "Two kinds", "-o", tmp_path / "report")
     assert run.returncode == 0, run.stderr
+    assert (tmp_path / "report/report.md").read_text().startswith("# Two kinds\n")
     with (tmp_path / "report/kinds.csv").open() as file:
         header, *rows = list(csv.reader(file))
     assert [row[0] for row in rows] == ["one-hot", "soft"]

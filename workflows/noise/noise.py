@@ -1,8 +1,11 @@
-"""The study of noisy labels: deform the labels that train, then train every kind on clean and on noisy labels.
+r"""The study of noisy labels: deform the labels that train, then train every kind on clean and on noisy labels.
 
     python workflows/noise/noise.py --data HIPPOCAMPUS --out OUT                  # all of it
     python workflows/noise/noise.py --data HIPPOCAMPUS --out OUT --part 2/8       # an eighth; again, to go on
-    python workflows/paper/report.py workflows/noise/noise.toml OUT/noisy -o docs/results/noise/noisy
+    for labels in noisy clean; do
+        python workflows/paper/report.py workflows/noise/noise.toml OUT/$labels --tables \
+            --title "Hippocampus, trained on $labels labels" -o docs/results/noise/$labels
+    done
 
 OUT/data/clean and OUT/data/noisy are the two data folders, OUT/data/noise.csv has the Dice of each deformed label to
 the clean one, and OUT/clean and OUT/noisy are studies of workflows/paper/run.py, which resumes and writes, for every

@@ -224,9 +224,10 @@ def read_patients(study: Study, out: Path) -> Mapping[str, str]:
 @click.argument("study_file", type=click.Path(path_type=Path), metavar="STUDY.toml")
 @click.argument("out", type=click.Path(path_type=Path, exists=True), metavar="OUT")
 @click.option("-o", "--report", "target", type=click.Path(path_type=Path), required=True, help="Folder of the report.")
+@click.option("--title", help="Of the report, where the study's is not enough.")
 @click.option("--tables", is_flag=True, help="Read no network and no store; pictures that need them stay as they are.")
 @reports_errors(extra="all")
-def main(study_file: Path, out: Path, target: Path, tables: bool, debug: bool) -> int:
+def main(study_file: Path, out: Path, target: Path, title: str | None, tables: bool, debug: bool) -> int:
     """Write the report of a study; see the top of this file."""
     study = read_study(study_file)
     target.mkdir(parents=True, exist_ok=True)
@@ -234,8 +235,8 @@ def main(study_file: Path, out: Path, target: Path, tables: bool, debug: bool) -
     if target.resolve() != out.resolve():
         report.keep_runs()
     blocks: Sequence[Block] = list(report.blocks())
-    write_markdown(target / "report.md", study.title, blocks)
-    write_html(target / "report.html", study.title, blocks)
+    write_markdown(target / "report.md", title or study.title, blocks)
+    write_html(target / "report.html", title or study.title, blocks)
     click.echo(f"report  {target / 'report.md'}, {target / 'report.html'}")
     return EXIT_DONE
 
