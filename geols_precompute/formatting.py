@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def readable(size: float) -> str:
@@ -21,6 +21,11 @@ def listed(names: Iterable[str]) -> str:
     """Return names as people list them: a, b and c."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and that there are more."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def duration(seconds: float) -> str:

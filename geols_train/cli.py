@@ -19,7 +19,7 @@ from geols_precompute.cli.command import (
 )
 from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.errors import GeolsError, InputError
-from geols_precompute.formatting import plural
+from geols_precompute.formatting import plural, some
 from geols_precompute.signals import Stopped
 from geols_precompute.store.writer import refuse_store
 from geols_train.config import OUTPUT, Option, Precision, TrainConfig, options, read_toml
@@ -169,15 +169,17 @@ def predict(run: Path, images: Path, probabilities: bool, device: str, precision
     notes: dict[str, list[str]] = {}
     with show_progress(len(cases), "predictions") as ended:
         for case in cases:
+            reason = ""
+            of_case: list[str] = []
             try:
-                on_note = notes.setdefault(case.id, []).append
-                predictor.predict(case, out, probabilities=probabilities, on_note=on_note)
-                ended(case.id, "")
+                predictor.predict(case, out, probabilities=probabilities, on_note=of_case.append)
             except Exception as error:  # whatever one image brings about, the others are predicted
                 failures.append((case.id, reason := _reason(error)))
-                ended(case.id, reason)
-    for case_id, of_case in notes.items():
-        say(*(f"note: {case_id}: {note}" for note in of_case))
+            for note in of_case:
+                notes.setdefault(note, []).append(case.id)
+            ended(case.id, reason)
+    for note, noted in notes.items():
+        say(f"note: {some(noted)}: {note}")
     for case_id, reason in failures:
         say(f"failed: {case_id}: {reason}", err=True)
     say(

@@ -184,6 +184,11 @@ def require_new_files(cases: Sequence[Case], out: Path, *, probabilities: bool) 
         if path in written:
             raise OutputError(f"{path}: two cases would be written there; rename one, or predict them one by one")
         written.add(path)
+    places = {place for case in cases for image in case.images if (place := _status(image.parent))}
+    if (found := _status(out)) and any(os.path.samestat(found, place) for place in places):
+        raise OutputError(
+            f"-o {out} is the folder of the images, where predictions would be taken for images next time"
+        )
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geols_precompute.errors import StoreError
-from geols_precompute.formatting import plural
+from geols_precompute.formatting import plural, some
 from geols_precompute.recipe.classes import ClassTable
 from geols_precompute.recipe.parameters import Preprocessing, TrainingHints, recipe_differences
 from geols_precompute.run.followed import followed
@@ -96,11 +96,7 @@ def notes_of_data(stores: Stores) -> list[str]:
         (found.changed, "files changed since the maps were made", "run geols-precompute again"),
         (found.gone, "no longer in the data", "geols-precompute --prune drops what is gone"),
     )
-    return [
-        f"{what}: {plural(len(cases), 'case')} ({', '.join(cases[:5])}{', ...' if len(cases) > 5 else ''}); {remedy}"
-        for cases, what, remedy in kinds
-        if cases
-    ]
+    return [f"{what}: {plural(len(cases), 'case')} ({some(cases)}); {remedy}" for cases, what, remedy in kinds if cases]
 
 
 def require_fit(stores: Stores, cases: Sequence[str]) -> None:

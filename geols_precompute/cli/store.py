@@ -18,7 +18,7 @@ from geols_precompute.cli.options import reports_errors, say
 from geols_precompute.cli.reproduce import machine_check, reproduce
 from geols_precompute.cli.share import croissant, export, merge, pack, pull, unpack
 from geols_precompute.errors import InputError
-from geols_precompute.formatting import plural
+from geols_precompute.formatting import plural, some
 from geols_precompute.store.layout import METADATA
 from geols_precompute.store.reader import LabelStore, Store
 from geols_precompute.store.verify import open_store, strange_entries, verify_case
@@ -158,8 +158,7 @@ def report(
             out, labels, volumes, shown=shown, alpha=alpha, sources=files_of(labels, data), on_case=on_case
         )
     for flag in found.flags:
-        listed = ", ".join(flag.cases[:5]) + (", ..." if len(flag.cases) > 5 else "")
-        say(f"{flag.kind}: {len(flag.cases)} of {plural(found.cases, 'case')}: {flag.text} ({listed})")
+        say(f"{flag.kind}: {len(flag.cases)} of {plural(found.cases, 'case')}: {flag.text} ({some(flag.cases)})")
     say(f"{plural(found.cases, 'case')}, {found.shown} shown, {plural(len(found.flags), 'flag')}", f"report  {out}")
     return EXIT_SOME_FAILED if strict and found.flags else EXIT_DONE
 

@@ -14,7 +14,7 @@ from threading import Event
 from geols_precompute import atomic
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError, OutputError, StoreError
-from geols_precompute.formatting import plural, readable
+from geols_precompute.formatting import plural, readable, some
 from geols_precompute.progress import OnCase
 from geols_precompute.recipe.parameters import recipe_differences
 from geols_precompute.share.export import file_of
@@ -158,10 +158,9 @@ def require_nothing_else(root: Path, source: LabelStore) -> None:
     """
     others = [case for case, _ in whole_cases(root) if case not in source]
     if others:
-        listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise StoreError(
-            f"{root}: has {plural(len(others), 'case')} that the store of this digest has not ({listed}); move them "
-            "away, or name a new folder"
+            f"{root}: has {plural(len(others), 'case')} that the store of this digest has not ({some(others)}); move "
+            "them away, or name a new folder"
         )
     for path in sorted(root.iterdir()):
         odd = strange_entry(path) if path.name in source else path

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from click.testing import CliRunner
-from datasets import write
+from datasets import ball_case, write
 
 from geols_precompute.data.volumes import read_image
 from geols_precompute.errors import OutputError
@@ -227,6 +227,23 @@ def test_predictions_of_an_earlier_run_are_replaced_but_no_inputs(run, tmp_path)
         result = predict(run, folder, folder / "out")
         assert result.exit_code == 0, result.output
         assert "1 case predicted, 0 failed" in result.output
+
+
+def test_predictions_do_not_go_among_the_images(run, tmp_path):
+    folder = images(tmp_path / "images", "a_0000")
+    result = predict(run, folder / "a_0000.nii.gz", folder)
+    assert result.exit_code == 2
+    assert f"-o {folder} is the folder of the images" in result.output
+    assert [path.name for path in folder.iterdir()] == ["a_0000.nii.gz"]
+
+
+def test_one_note_of_many_images_is_said_once(run, tmp_path):
+    folder = tmp_path / "labels"
+    for case in "abcdefg":
+        write(ball_case(0)[1], folder / f"{case}.nii.gz")
+    result = predict(run, folder, tmp_path / "out")
+    (note,) = [line for line in result.output.splitlines() if "label map" in line]
+    assert note == "note: a, b, c, d, e, ...: is this a label map? Its only values are 0, 1, 2"
 
 
 def test_a_prediction_is_synced_before_it_takes_its_name(run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ from geols_precompute.errors import InputError
 #: Folders of a data set that hold its images, the ones to predict first.
 IMAGE_FOLDERS = ("imagesTs", "imagesTr", "TrainingImg", "images")
 DEPTH = 3
+
+#: Files of cases, each with the place of its modality, by the folder that they are in and the case's id.
+Groups = dict[tuple[Path, str], list[tuple[int | None, Path]]]
 
 
 def find_images(
@@ -59,7 +63,7 @@ def find_images(
     folder = next((root / name for name in IMAGE_FOLDERS if _holds_image(root / name)), root)
     numbers = _Numbers.of(root.parent if root.is_file() else folder, modalities)
     names = FileNames.of(modalities, numbers.modalities)
-    groups: dict[tuple[Path, str], list[tuple[int | None, Path]]] = {}
+    groups: Groups = {}
     not_taken = ""
     paths = [root] if root.is_file() else _inputs(folder, leave_out)
     own = {} if root.is_file() else _named_by_modality(paths, folder, modalities)
@@ -71,6 +75,7 @@ def find_images(
         elif part := names.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
+    groups = _called_after_folders(groups, folder)
     if not groups:
         raise InputError(not_taken or f"{root}: no image of a known format in it; name a folder of images")
     by_order = any(m is None or _has_number(path) for files in groups.values() for m, path in files)
@@ -85,6 +90,26 @@ def find_images(
         else:
             _add(found, case_id, files, modalities)
     return found.checked()
+
+
+def _called_after_folders(groups: Groups, folder: Path) -> Groups:
+    """Return the groups with the names of their folders where the files of several folders have one name.
+
+    As in CASE/image, or CASE/ct beside masks of organs: the file says what it is, and the folder whose.
+    """
+    images = Counter(parent for parent, _ in groups)
+    places: dict[str, list[Path]] = {}
+    for parent, case_id in groups:
+        places.setdefault(case_id.lower(), []).append(parent)
+    kinds = {
+        name
+        for name, parents in places.items()
+        if (len(parents) > 1 or name == "image") and all(images[p] == 1 and p != folder for p in parents)
+    }
+    return {
+        (parent, parent.resolve().name if case_id.lower() in kinds else case_id): files
+        for (parent, case_id), files in groups.items()
+    }
 
 
 def _inputs(folder: Path, leave_out: Path | None) -> list[Path]:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from geols_precompute.data.formats import dicom
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.errors import InputError
 
@@ -135,9 +136,32 @@ def test_two_files_for_one_volume(tmp_path, names):
 
 
 def test_two_files_of_one_id(tmp_path):
-    touch(tmp_path, "u/a.nii.gz", "v/a.nii.gz")
+    touch(tmp_path, "u/a.nii.gz", "v/a.nii.gz", "v/b.nii.gz")
     _, problems = found(tmp_path, ("ct",))
     assert "another case has the id 'a'" in problems["a"]
+
+
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        ("image.nii.gz", "label.nii.gz"),
+        ("ct.nii.gz", "segmentations/liver.nii.gz"),
+        ("image", "label.nii.gz"),
+        ("scan.nii.gz", "label.nii.gz"),
+    ],
+)
+def test_folders_of_one_image_each_give_their_names(tmp_path, files, labels, monkeypatch):
+    # the network's modality is called otherwise
+    monkeypatch.setattr(dicom, "is_series", lambda folder: True)
+    for case in ("p1", "p2"):
+        slices = [f"{files}/{n}.dcm" for n in (1, 2)] if files == "image" else [files]
+        touch(tmp_path, f"{case}/{labels}", *(f"{case}/{name}" for name in slices))
+    assert found(tmp_path, ("MRI",)) == ({case: [f"{case}/{files}"] for case in ("p1", "p2")}, {})
+
+
+def test_one_case_folder_is_called_after_it(tmp_path):
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz")
+    assert found(tmp_path, ("MRI",)) == ({"p1": ["p1/image.nii.gz"]}, {})
 
 
 def test_nothing_to_predict(tmp_path):
