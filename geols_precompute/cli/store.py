@@ -47,7 +47,7 @@ def info(store: Path, debug: bool) -> int:
     """
     from geols_precompute.run.finalize import stores_in
 
-    if os.path.isdir(store) and not (store / METADATA).exists():  # false, too, of a name that no file can have
+    if _is_output_folder(store):
         for path in stores_in(store):
             one = open_store(path)
             say(f"store   {path}, {plural(len(one.cases), 'case')}", f"digest  {one.digest}")
@@ -83,13 +83,31 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
     """Recompute every digest of a store; with --data, compare its sources with a data folder.
 
     Of a label store it is also said whether this machine computes its recipe to the same bytes, by a small case whose
-    digest is in the store; the exit status does not depend on that.
+    digest is in the store; the exit status does not depend on that. STORE may also be the output folder of
+    geols-precompute, which stands for all stores in it.
 
-    Exit status: 0 all as it should be, 1 some cases are not, 2 the store cannot be opened.
+    Exit status: 0 all as it should be, 1 some cases are not, 2 a store cannot be opened.
     """
+    from geols_precompute.run.finalize import stores_in
+
+    if not _is_output_folder(store):
+        return EXIT_SOME_FAILED if _verify(open_store(store), data) else EXIT_DONE
+    wrong = False
+    for path in stores_in(store):
+        say(f"store   {path}")
+        wrong = _verify(open_store(path), data) or wrong
+    return EXIT_SOME_FAILED if wrong else EXIT_DONE
+
+
+def _is_output_folder(path: Path) -> bool:
+    # false, too, of a name that no file can have
+    return os.path.isdir(path) and not (path / METADATA).exists()
+
+
+def _verify(opened: Store, data: Path | None) -> bool:
+    """Print what is wrong with a store, and how it compares with a data folder; return whether anything is."""
     from geols_precompute.progress import show_progress
 
-    opened = open_store(store)
     findings = strange_entries(opened)
     with show_progress(len(opened), "verify") as on_case:
         for case in opened.cases:
@@ -102,7 +120,7 @@ def verify(store: Path, data: Path | None, debug: bool) -> int:
     if isinstance(opened, LabelStore):
         say(f"machine {machine_check(opened)}")
     differs = print_comparison(opened, data) if data else False
-    return EXIT_SOME_FAILED if findings or differs else EXIT_DONE
+    return bool(findings) or differs
 
 
 @store.command(example="geols-store finalize data/geols")

@@ -211,6 +211,10 @@ def test_info_verify_and_finalize(nnunet):
         assert text in info.output
     assert store("verify", path).exit_code == 0
     assert store("verify", root / "geols/volumes.zarr").exit_code == 0
+    both = store("verify", root / "geols", "--data", root)
+    assert both.exit_code == 0
+    assert both.output.count(" 0 findings") == 2
+    assert f"store   {path}\n" in both.output
     (path / "manifest.json").unlink()
     assert "geols-store finalize" in error_line(store("verify", path))
     assert digest(store("finalize", path)) == digest(made)

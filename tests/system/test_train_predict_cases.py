@@ -242,8 +242,8 @@ def test_one_note_of_many_images_is_said_once(run, tmp_path):
     for case in "abcdefg":
         write(ball_case(0)[1], folder / f"{case}.nii.gz")
     result = predict(run, folder, tmp_path / "out")
-    (note,) = [line for line in result.output.splitlines() if "label map" in line]
-    assert note == "note: a, b, c, d, e, ...: is this a label map? Its only values are 0, 1, 2"
+    assert result.output.count("is this a label map?") == 1
+    assert "note: a, b, c, d, e, ...: is this a label map? Its only values are 0, 1, 2\n" in result.output
 
 
 def test_a_prediction_is_synced_before_it_takes_its_name(run, tmp_path, monkeypatch):
