@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from geols_precompute.cli.command import EXIT_INTERRUPTED, EXIT_WRONG
 from geols_precompute.errors import GeolsError, MissingExtraError
@@ -106,10 +107,18 @@ def _one_line(error: Exception, extra: str) -> str:
     if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").split(".")[0]) in OPTIONAL:
         return str(MissingExtraError(package, extra))
     if isinstance(error, GeolsError):
-        return str(error)
+        return _with_the_flag(str(error))
     if isinstance(error, MemoryError):
         return f"not enough memory ({str(error) or 'none was given'}); use a machine that has more"
     return f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _with_the_flag(text: str) -> str:
+    """Return a text that begins with the name of a parameter with that of its flag, if that was typed."""
+    name, _, rest = text.partition(" ")
+    context = click.get_current_context(silent=True)
+    typed = context and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    return f"--{name.replace('_', '-')} {rest}" if typed else text
 
 
 def _show_warning(
