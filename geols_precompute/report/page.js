@@ -161,11 +161,16 @@ function readOut() {
     return `${report.modalities[m]} ${Number((low + step * (256 * slice.high[at] + slice.low[at])).toPrecision(5))}`;
   });
   $("voxel").textContent = `z ${place[0]}, y ${place[1]}, x ${place[2]}: ${image.join(", ")}; labelled ${name}. GeoLS at α = ${alpha}: `
-    + report.classes.map((n, c) => `${n} ${columns[4][c].toFixed(3)}`).join(", ");
+    + mostProbable(columns[4]).map((c) => `${report.classes[c]} ${columns[4][c].toFixed(3)}`).join(", ");
   fill($("probabilities"), ["class", "map g", ...METHODS], report.classes.map((n, c) => [
     keyed(n, c), ...columns.map((y) => numberCell(y[c], 4)),
   ]));
   $("probabilities").dataset.voxel = place.join(",");
+}
+
+// The classes of a soft label that have most of it, of which a line has room for six.
+function mostProbable(y) {
+  return [...y.keys()].sort((a, b) => y[b] - y[a]).slice(0, 6);
 }
 
 // What the controls change; α and the division by the sum change two of the methods only.
