@@ -161,9 +161,17 @@ def plan_run(
 
 
 def _why_no_classes(dataset: Dataset, recipe: Recipe) -> str:
-    """Return what to say where nothing names the label values: those of the first case, ready for --classes."""
-    if recipe.classes or dataset.classes or not dataset.cases:
+    """Return what to say where nothing names the label values: those of the first case, ready for --classes.
+
+    Where no case can be used, that comes first: names of label values would not help.
+    """
+    if recipe.classes or dataset.classes:
         return ""
+    if not dataset.cases:
+        first = dataset.problems[0]
+        return (
+            f"{dataset.root}: recognised as {dataset.layout}, but no case can be used: {first.case_id}: {first.reason}"
+        )
     label = dataset.cases[0].label
     try:
         array = read_image(label)[0] if label is not None else np.zeros(0)

@@ -17,7 +17,9 @@ Files = dict[str, dict[str, Path]]
 
 
 def read_flare_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
-    """Return the cases of TrainingImg/CASE_0000 and TrainingMask/CASE; None if there is no TrainingImg.
+    """Return the cases of TrainingImg/CASE_0000 and TrainingMask/CASE.
+
+    None if there is no TrainingImg, or no image in it has a label.
 
     Raises:
         InputError: there is no TrainingMask, two files are the same volume, or several modalities are wanted.
@@ -34,6 +36,8 @@ def read_flare_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | 
             _put(images, match["id"], path)
     for path in filter(is_image, sorted(label_folder.iterdir())):
         _put(labels, stem(path), path)
+    if (images or labels) and not images.keys() & labels.keys():
+        return None
     found = CaseList()
     for case_id in sorted({*images, *labels}):
         if case_id not in images:
@@ -48,6 +52,8 @@ def read_flare_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | 
 def read_case_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     """Return the cases of folders up to three levels deep (HGG/CASE), or the one case of its own folder.
 
+    None if no case has an image and a label: a T1 or an img in a file name alone says little.
+
     Raises:
         InputError: two files are the same volume, or a modality is wanted that the layout does not have.
     """
@@ -59,9 +65,9 @@ def read_case_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | N
         case_id, ending = split_ending(stem(path)) or ("", "")
         if kind := "seg" if ending == "seg" else BRATS_ENDINGS.get(ending):
             _put(brats.setdefault(str(path.parent / case_id), {}), kind, path)
-    if any("img" in files for files in flare.values()):
+    if any({"img", "seg"} <= files.keys() for files in flare.values()):
         return _flare(root, flare, wanted)
-    if any(files.keys() & BRATS_MODALITIES.keys() for files in brats.values()):
+    if any("seg" in files and len(files) > 1 for files in brats.values()):
         return _brats(root, brats, wanted)
     return None
 

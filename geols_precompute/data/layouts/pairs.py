@@ -16,9 +16,10 @@ LABEL_FILES = ("label", "mask", "seg", "segmentation")
 
 
 def read_pairs(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
-    """Return the cases of images/CASE and masks/CASE or labels/CASE; None if there are no such folders.
+    """Return the cases of images/CASE and masks/CASE or labels/CASE.
 
-    An image may be the folder of a DICOM series. What has no partner is a problem.
+    None if there are no such folders, or no image in them has a label of its name. An image may be the folder of a
+    DICOM series. What has no partner is a problem.
 
     Raises:
         InputError: there are masks and labels, two files are the same volume, or several modalities are wanted.
@@ -34,6 +35,8 @@ def read_pairs(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
             "modalities in a cases.csv"
         )
     images, labels = named_images(root / IMAGES, depth=1), named_images(folders[0], depth=0)
+    if (images or labels) and not images.keys() & labels.keys():
+        return None
     found = CaseList()
     for case in sorted({*images, *labels}):
         if case not in labels:

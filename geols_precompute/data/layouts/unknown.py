@@ -48,13 +48,18 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _manifest(root: Path, images: list[Path]) -> list[str]:
-    """Return a header and two rows; a label is the one whose name and folder are most like those of the image."""
+    """Return a header and two rows; a label is the one whose name and folder are most like those of the image.
+
+    Where several are as like, it is the one in the same place among the labels.
+    """
     below = [path.relative_to(root) for path in images]
     labels = [path for path in below if _LABEL.search(path.as_posix())]
     others = [path for path in below if path not in labels] or below
     rows = [("case", "label", "image")]
-    for path in others[:2]:
-        like = max(labels, key=lambda label: _likeness(path, label), default=None)
+    for place, path in enumerate(others[:2]):
+        # the first of several that are as like is taken
+        in_turn = [*labels[place:], *labels[:place]]
+        like = max(in_turn, key=lambda label: _likeness(path, label), default=None)
         case = re.sub(r"[^A-Za-z0-9._-]", "_", stem(path)).lstrip("._-")
         rows.append((case if is_case_id(case) else "case_1", like.as_posix() if like else "LABEL", path.as_posix()))
     text = io.StringIO()

@@ -133,6 +133,39 @@ def test_a_folder_of_no_layout_is_described_with_a_cases_csv_that_fits(tmp_path)
     assert "2 cases computed" in precompute("--classes", "1=a,2=b", tmp_path).output
 
 
+@pytest.mark.parametrize("flags", [(), ("--classes", "1=a,2=b")])
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("scans/p{}-T1", "drawn/p{}-truth"),
+        ("p{}_T1", "p{}_mask"),
+        ("p{}_img", "drawn/p{}_seg"),
+        ("images/p{}_img", "labels/p{}_seg"),
+        ("images/scan_{}", "masks/mask_{}"),
+        ("TrainingImg/p{}", "TrainingMask/p{}"),
+    ],
+)
+def test_a_layout_in_which_no_case_has_image_and_label_is_unknown(tmp_path, flags, image, label):
+    voxels, labelled = ball_case(0)
+    for number in ("001", "002", "003"):
+        write(voxels[0], tmp_path / f"{image.format(number)}.nii.gz")
+        write(labelled, tmp_path / f"{label.format(number)}.nii.gz")
+    result = precompute(*flags, tmp_path)
+    assert result.exit_code == 2
+    assert "has no known layout: it holds 6 .nii.gz, such as " in error_line(result)
+    header, *rows = [text.strip() for text in result.output.splitlines()[-3:]]
+    assert header == "case,label,image"
+    for row, number in zip(rows, ("001", "002"), strict=True):
+        assert row.endswith(f",{label.format(number)}.nii.gz,{image.format(number)}.nii.gz")
+    assert not (tmp_path / "geols").exists()
+
+
+def test_that_no_case_can_be_used_comes_before_the_names_of_label_values(tmp_path):
+    touch(tmp_path, "c/c_flair.nii.gz", "c/c_seg.nii.gz")
+    line = error_line(precompute("--channels", "flair,t1", tmp_path))
+    assert f"recognised as BraTS, but no case can be used: c: {tmp_path}/c: no modality t1" in line
+
+
 @pytest.mark.parametrize("names", [(), ("a.png", "b.png")])
 def test_a_folder_without_volumes_says_so(tmp_path, names):
     line = error_line(precompute(touch(tmp_path, *names)))
