@@ -162,7 +162,7 @@ def precompute(
         names = tuple(name.strip() for name in channels.split(","))
         if not all(names) or len(set(names)) < len(names):
             raise RecipeError(f"--channels {channels}: names nothing, or a modality twice; give NAME,NAME,...")
-        recipe = replace(recipe, modalities=names)
+        recipe = replace(recipe, modalities=names, by_name=True)
     preprocessed = Preprocessed.asked(nnunet, configurations, plans, data, out)
     places = preprocessed.places() if preprocessed else [(data or Path("data"), out)]
     if dry_run or preview is not None:

@@ -65,6 +65,7 @@ class Dataset:
         layout: the name of the recognised layout.
         root: the folder.
         modalities: names, in the order of each case's images.
+        renamed: what the data call these modalities, where they were taken by their order; else empty.
         cases: the usable cases, sorted by id.
         problems: the others.
         classes: label value to name, background included or not; None where the layout does not say.
@@ -81,6 +82,7 @@ class Dataset:
     modalities: tuple[str, ...]
     cases: tuple[Case, ...]
     problems: tuple[Problem, ...] = ()
+    renamed: tuple[str, ...] = ()
     classes: Mapping[int, str] | None = None
     ignore: int | None = None
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

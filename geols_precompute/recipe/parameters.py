@@ -334,6 +334,7 @@ class Recipe:
     Attributes:
         classes: label value to name.
         modalities: names, in order.
+        by_name: refuse modalities that the data name otherwise, which are else taken by their order.
         ignore: the label value of voxels without seeds, loss and metrics.
         spacing: (z,y,x) in mm to resample to.
         clip: (low, high) percentiles to clip the intensities to.
@@ -353,6 +354,7 @@ class Recipe:
 
     classes: Mapping[int, str] | None = None
     modalities: tuple[str, ...] | None = None
+    by_name: bool = False
     ignore: int | None = None
     spacing: tuple[float, float, float] | None = None
     clip: tuple[float, float] | None = None

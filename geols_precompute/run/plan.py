@@ -141,6 +141,12 @@ def plan_run(
     # an empty text is a shell variable that is not set, and would mean all cases
     chosen = Part.parse(part) if part is not None else None
     dataset = discover(data, modalities=recipe.modalities)
+    if recipe.by_name and dataset.renamed:
+        raise RecipeError(
+            f"{dataset.root} has the modalities {', '.join(dataset.renamed)}, but {', '.join(dataset.modalities)} are "
+            "asked for; --channels takes names that are there, and a recipe (modalities = [...]) gives others in their "
+            "order"
+        )
     _require_rater(dataset, recipe.rater)
     resolved = recipe.resolve(
         modalities=dataset.modalities,

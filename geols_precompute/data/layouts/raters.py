@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset, images_below, stem
-from geols_precompute.data.layouts.modalities import Channels, are_renamed, index_of
+from geols_precompute.data.layouts.modalities import Channels, are_renamed, index_of, is_modality
 
 #: annotation_1 (CURVAS), seg01 and task01_seg01 (QUBIQ).
 _RATER_FILE = re.compile(r"annotation_(?P<rater>\d+)|(?P<task>task\d+_)?seg(?P<number>\d+)", re.IGNORECASE)
@@ -60,7 +60,17 @@ def read_raters(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
         else:
             found.add(case_id, images, None, raters=dict(sorted(case.raters.items(), key=lambda item: _order(item[0]))))
     cases, problems = found.checked()
-    return Dataset(layout=layout, root=root, modalities=modalities, cases=cases, problems=problems)
+    own = _modalities(files)
+    # a name such as image says little
+    renamed = len(modalities) == len(own) == 1 and is_modality(own[0]) and index_of(modalities[0], own) is None
+    return Dataset(
+        layout=layout,
+        root=root,
+        modalities=modalities,
+        cases=cases,
+        problems=problems,
+        renamed=own if renamed else (),
+    )
 
 
 def _case_folders(root: Path) -> dict[str, _Files]:

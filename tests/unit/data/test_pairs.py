@@ -84,6 +84,29 @@ def test_channels_are_chosen_by_name_without_a_recipe_file(nnunet, tmp_path):
     assert "names nothing, or a modality twice" in error_line(precompute("--channels", "m2,m2", root))
 
 
+@pytest.mark.parametrize(("modalities", "typed"), [(1, "T9"), (2, "T9,T8")])
+def test_names_in_channels_must_be_there_but_a_recipe_may_give_others(nnunet, tmp_path, modalities, typed):
+    root = nnunet(modalities=modalities, cases=1)
+    there = ", ".join(f"m{number}" for number in range(modalities))
+    line = error_line(precompute("--channels", typed, root))
+    assert f"{root} has the modalities {there}, but {typed.replace(',', ', ')} are asked for; --channels takes" in line
+    assert not (root / "geols").exists()
+    (tmp_path / "r.toml").write_text(f"modalities = {typed.split(',')}")
+    result = precompute("--recipe", tmp_path / "r.toml", root)
+    assert result.exit_code == 0, result.output
+    assert "taken by their order: m0 as T9" in result.output
+
+
+@pytest.mark.parametrize(("image", "code"), [("t1", 2), ("image", 0)])
+def test_a_file_of_raters_that_is_named_after_a_modality_is_no_other_one(tmp_path, image, code):
+    voxels, label = ball_case(0)
+    write(voxels[0], tmp_path / f"a/{image}.nii.gz")
+    write(label, tmp_path / "a/annotation_1.nii.gz")
+    result = precompute("--channels", "T9", "--rater", "1", "--classes", "1=x,2=y", tmp_path)
+    assert result.exit_code == code, result.output
+    assert ("has the modalities t1, but T9 are asked for" in result.output) == (code == 2)
+
+
 def test_prediction_takes_the_images_of_case_folders_and_no_label(tmp_path):
     touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/image.nii.gz", "p2/annotation_1.nii.gz")
     cases, problems = find_images(tmp_path, ("image",))
