@@ -143,4 +143,4 @@ def test_brats_2013_with_two_modalities_and_its_own_recipe(real_data, tmp_path):
     assert_sound(tmp_path / "a", 1)
     refused = precompute("--recipe", "brats2019", "--out", tmp_path / "b", folder)
     assert refused.exit_code == 1
-    assert "no modality t1, t2; it has flair, seg, t1ce" in refused.output
+    assert "no modality t1, t2; it has flair, t1ce; --channels flair,t1ce takes what it has" in refused.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from geols_precompute.data.cases import CaseList, Dataset, images_below, is_image, stem
@@ -90,12 +91,20 @@ def _brats(root: Path, folders: Files, wanted: tuple[str, ...] | None) -> Datase
     for folder, files in sorted(folders.items()):
         parent, case_id = Path(folder).parent, Path(folder).name
         kinds = [meaning_of(name) for name in modalities]
-        if missing := [name for name in (*kinds, "seg") if name not in files]:
-            kind = "label" if missing == ["seg"] else "modality"
-            found.refuse(case_id, f"{parent}: no {kind} {', '.join(missing)}; it has {', '.join(sorted(files))}")
+        if not {*kinds, "seg"} <= files.keys():
+            found.refuse(case_id, f"{parent}: {_missing(kinds, files)}")
         else:
             found.add(case_id, [files[name] for name in kinds], files["seg"])
     return _dataset("BraTS", root, modalities, found)
+
+
+def _missing(kinds: Sequence[str], files: Mapping[str, Path]) -> str:
+    """Return what a case of BraTS lacks, what it has, and the flag that does with that."""
+    there = [name for name in BRATS_MODALITIES if name in files]
+    absent = ", ".join(name for name in kinds if name not in files)
+    lacks = ([f"no modality {absent}"] if absent else []) + (["no label seg"] if "seg" not in files else [])
+    remedy = f"; --channels {','.join(there)} takes what it has" if there and "seg" in files else ""
+    return f"{' and '.join(lacks)}; it has {', '.join(there) or 'no modality'}{remedy}"
 
 
 def _flare(root: Path, folders: Files, wanted: tuple[str, ...] | None) -> Dataset:

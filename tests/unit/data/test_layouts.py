@@ -134,7 +134,7 @@ def test_brats_single_case_folder_and_missing_modality(tmp_path):
     assert ids(discover(tmp_path / "c1")) == ["c1"]
     data = discover(tmp_path, modalities=("flair", "t1ce"))
     assert ids(data) == ["c1"]
-    assert "no modality t1ce, seg" in reasons(data)["c2"]
+    assert "no modality t1ce and no label seg; it has flair" in reasons(data)["c2"]
     with pytest.raises(InputError, match="not pd"):
         discover(tmp_path, modalities=("flair", "pd"))
 

@@ -107,6 +107,18 @@ def test_a_file_of_raters_that_is_named_after_a_modality_is_no_other_one(tmp_pat
     assert ("has the modalities t1, but T9 are asked for" in result.output) == (code == 2)
 
 
+def test_a_brats_case_without_some_modalities_names_the_flag_that_takes_the_others(tmp_path):
+    images, label = ball_case(0, modalities=2)
+    for name, array in (("flair", images[0]), ("t1ce", images[1]), ("seg", label)):
+        write(array, tmp_path / f"c/c_{name}.nii.gz")
+    result = precompute("--recipe", "brats2019", tmp_path)
+    assert result.exit_code == 1
+    flag = "--channels flair,t1ce"
+    assert f"no modality t1, t2; it has flair, t1ce; {flag} takes what it has\n" in result.output
+    result = precompute("--classes", "1=x,2=y", *flag.split(), tmp_path)
+    assert "1 case computed" in result.output
+
+
 def test_prediction_takes_the_images_of_case_folders_and_no_label(tmp_path):
     touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/image.nii.gz", "p2/annotation_1.nii.gz")
     cases, problems = find_images(tmp_path, ("image",))
