@@ -261,4 +261,5 @@ def _named(files: Sequence[Path]) -> str:
 
 
 def _short(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+    # 0.0 is added so that no zero is negative
+    return "(" + ", ".join(f"{round(v, 12) + 0.0:.6g}" for v in values) + ")"

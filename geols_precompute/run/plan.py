@@ -162,7 +162,8 @@ def plan_run(
             "orientation of the recipe"
         )
     source = Reuse.of(reuse, resolved) if reuse else None
-    dataset = replace(dataset, notes=(*dataset.notes, *_notes_of_masks(dataset, resolved)))
+    notes = (*dataset.notes, *_notes_of_masks(dataset, resolved), *_note_of_modalities(resolved))
+    dataset = replace(dataset, notes=notes)
     return make_plan(dataset, resolved, out or dataset.root / "geols", _checked_name(name), source, chosen)
 
 
@@ -227,7 +228,16 @@ def _notes_of_masks(dataset: Dataset, recipe: ResolvedRecipe) -> tuple[str, ...]
         raise RecipeError(f"{dataset.root}: no case has a mask of {missing[0]}; there are {', '.join(masks)}")
     others = [name for name in masks if name not in recipe.classes.foreground]
     shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-    return (f"{plural(len(others), 'mask')} of a case count as background: {shown}",) if others else ()
+    count = "counts" if len(others) == 1 else "count"
+    return (f"{plural(len(others), 'mask')} of a case {count} as background: {shown}",) if others else ()
+
+
+def _note_of_modalities(recipe: ResolvedRecipe) -> tuple[str, ...]:
+    """Return what to say where a way to combine modalities is asked for and there is one only."""
+    names = recipe.preprocessing.modalities
+    if recipe.maps.modalities != "joint" or len(names) > 1:
+        return ()
+    return (f"--modalities joint makes no difference: there is one modality, {names[0]}",)
 
 
 def make_plan(

@@ -38,7 +38,7 @@ def data(tmp_path):
 def test_masks_become_one_label_map_by_the_class_table(data):
     result = precompute("--classes", "5=liver,2=spleen", data)
     assert result.exit_code == 0, result.output
-    assert "note: 1 mask of a case count as background: vertebrae_T1" in result.output
+    assert "note: 1 mask of a case counts as background: vertebrae_T1" in result.output
     volumes = VolumeStore.open(data / "geols/volumes.zarr")
     assert volumes.preprocessing.modalities == ("ct",)
     assert volumes.classes.names == ("background", "spleen", "liver")

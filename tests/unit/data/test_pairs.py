@@ -119,6 +119,22 @@ def test_a_brats_case_without_some_modalities_names_the_flag_that_takes_the_othe
     assert "1 case computed" in result.output
 
 
+def test_joint_over_one_modality_is_noted(nnunet, tmp_path):
+    for modalities in (1, 2):
+        result = precompute("--modalities", "joint", nnunet(str(modalities), modalities=modalities, cases=1))
+        assert result.exit_code == 0, result.output
+        noted = "note: --modalities joint makes no difference: there is one modality, m0" in result.output
+        assert noted == (modalities == 1)
+
+
+def test_no_zero_of_a_grid_is_negative(tmp_path):
+    image, label = ball_case(0)
+    write(image[0], tmp_path / "images/a.nii.gz")
+    write(label, tmp_path / "masks/a.nii.gz", direction=(-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    result = precompute("--classes", "1=x,2=y", tmp_path)
+    assert "direction (-1, 0, 0, 0, -1, 0, 0, 0, 1) (x,y,z) differs from (1, 0, 0, 0, 1, 0, 0, 0, 1)" in result.output
+
+
 def test_prediction_takes_the_images_of_case_folders_and_no_label(tmp_path):
     touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/image.nii.gz", "p2/annotation_1.nii.gz")
     cases, problems = find_images(tmp_path, ("image",))
