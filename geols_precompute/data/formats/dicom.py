@@ -80,11 +80,7 @@ def series_geometry(folder: Path) -> tuple[Geometry, int]:
         InputError: there is not one series, a slice cannot be read, or the slices are no regular stack.
     """
     files = series_files(folder)
-    try:
-        headers = [read_information(path) for path in files]
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{folder}: a slice cannot be read ({reason}); copy the series again") from error
+    headers = [_slice_header(path) for path in files]
     if len(headers) < 2:
         raise InputError(f"{folder}: its DICOM series has a single slice; 2-D images are not supported")
     first = headers[0]
@@ -103,6 +99,13 @@ def series_geometry(folder: Path) -> tuple[Geometry, int]:
         direction=first.GetDirection(),
     )
     return geometry, first.GetNumberOfComponents()
+
+
+def _slice_header(path: Path) -> sitk.ImageFileReader:
+    try:
+        return read_information(path)
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read as a slice of the DICOM series; copy the series again") from error
 
 
 def _plane(header: sitk.ImageFileReader) -> tuple[object, ...]:

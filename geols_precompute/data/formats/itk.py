@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import locale
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from geols_precompute.data.formats.dicom import read_information, read_series, require_voxels
+from geols_precompute.data.formats.kinds import format_name
 from geols_precompute.data.formats.names import readable_file
 from geols_precompute.data.formats.payload import refuse_unchecked
 from geols_precompute.errors import InputError
@@ -42,7 +42,7 @@ def open_image(path: Path) -> sitk.Image:
             require_voxels(path, reader)
             return reader.Execute()
     except (RuntimeError, TypeError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
 
 
 @_same_locale()
@@ -57,13 +57,9 @@ def open_header(path: Path) -> sitk.ImageFileReader:
         with readable_file(path, voxels=False) as file:
             return read_information(file)
     except RuntimeError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path) from error
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    # the innermost reason comes last; where that is a row of a matrix, the reason stands in the lines before it
-    reason = str(error).strip().splitlines()[-1]
-    if not re.search("[A-Za-z]", reason):
-        reason = " ".join(str(error).rpartition("ERROR: ")[2].split())
-    reason = re.sub(r"\(0x[0-9a-f]+\)", "", reason)  # addresses of objects
-    return InputError(f"{path}: cannot be read as an image ({reason}); is the file damaged?")
+def _unreadable(path: Path) -> InputError:
+    """Return what to say of a file that SimpleITK does not read; what it says itself means nothing to a person."""
+    return InputError(f"{path}: cannot be read as {format_name(path)}; is the file damaged?")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.detached import data_files, header_and_voxels, metaimage_fields, nrrd_fields
 from geols_precompute.data.formats.inflate import AGAIN, MAX_BYTES, PIECE, inflated_bytes, read_bytes, require_possible
+from geols_precompute.data.formats.kinds import format_name, refuse_other_kinds
 from geols_precompute.data.formats.tiff import check_tiff
 from geols_precompute.errors import InputError
 
@@ -88,7 +89,9 @@ def check_payload(path: Path) -> NDArray[Any] | None:
         raise InputError(f"{path}: the compressed data end early; {AGAIN}") from error
     except (zlib.error, IsalError) as error:  # type: ignore[misc]  # its stub calls the class an object
         raise InputError(f"{path}: its compressed data are damaged ({error}); {AGAIN}") from error
-    except (ValueError, LookupError, struct.error) as error:
+    except struct.error as error:
+        raise InputError(f"{path}: cannot be read as {format_name(path)}, its header is cut short; {AGAIN}") from error
+    except (ValueError, LookupError) as error:
         raise InputError(f"{path}: its header cannot be understood ({error}); {AGAIN}") from error
 
 
@@ -136,18 +139,19 @@ def _check(path: Path) -> NDArray[Any] | None:
 
 
 def refuse_unchecked(path: Path) -> None:
-    """Refuse a file of a format in which damage cannot be told, or a MetaImage without what its reader asks for.
+    """Refuse a file of a format in which damage cannot be told, one that is empty or no image, and some MetaImages.
 
-    That reader would write to the terminal what it misses.
+    The reader of a MetaImage without what it asks for would write to the terminal what it misses.
 
     Raises:
-        InputError: naming the format, and what converts it; or what is missing.
+        InputError: naming the format, and what converts it; what the file is; or what is missing.
     """
     if (ending := suffix(path)) in _UNCHECKED:
         name, command = _UNCHECKED[ending]
         raise InputError(
             f"{path}: {name} volumes are not read, as damage to one cannot be told; {_CONVERT}, for example: {command}"
         )
+    refuse_other_kinds(path)
     if ending in (".mha", ".mhd") and path.is_file() and not is_gzip(path):
         fields, _ = metaimage_fields(path)
         if missing := [name for name in _META_REQUIRED if name not in fields]:
@@ -230,7 +234,7 @@ def _nifti(head: bytes, detached: bool) -> Declared | None:
             dtype=dtype,
             shape=(voxels // math.prod(axes[:3]), *axes[2::-1]),
         )
-    raise InputError(f"cannot be read as an image: its first bytes {head[:8]!r} are not those of a NIfTI header")
+    raise InputError("cannot be read as NIfTI: it does not begin with a header of that format")
 
 
 def _gipl(head: bytes, detached: bool) -> Declared | None:

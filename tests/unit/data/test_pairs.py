@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from commands import error_line, precompute
@@ -223,20 +225,39 @@ def test_a_folder_without_volumes_says_so(tmp_path, names):
     assert ("it holds 2 .png, such as a.png, b.png" if names else "it holds no file") in line
 
 
+def test_a_damaged_slice_of_a_series_is_named_without_the_words_of_a_library(tmp_path):
+    volume, label = ball_case(0, (6, 12, 14))
+    write(label, tmp_path / "masks/p1.nii.gz", spacing=(0.8, 0.9, 2.0), origin=(1.5, 0, -7))
+    folder = series(tmp_path / "images/p1", volume[0])
+    (folder / "zz.dcm").write_bytes(bytes(400))
+    write(label, tmp_path / "masks/p2.nii.gz")
+    (tmp_path / "images/p2.dcm").write_bytes(bytes(400))
+    result = precompute("--classes", "1=x,2=y", tmp_path)
+    assert f"failed: p1: {folder}/zz.dcm: cannot be read as a slice of the DICOM series" in result.output
+    assert f"failed: p2: {tmp_path}/images/p2.dcm: cannot be read as DICOM; is the file damaged?" in result.output
+
+
 @pytest.mark.parametrize(
     "ending", ["nii", "nii.gz", "mha", "mhd", "nrrd", "nhdr", "gipl", "mnc", "mgz", "vtk", "tif", "hdr"]
 )
 def test_no_library_dumps_its_own_words(tmp_path, ending, capfd):
-    for content in (
-        b"",
-        b"\x89HDF\r\n\x1a\n" + bytes(500),
-        b"CDF\x01" + bytes(500),
-        b"# vtk DataFile Version 3.0\nx\n",
+    is_read = ending not in ("mnc", "mgz")
+    for content, says in (
+        (b"", "is empty; copy it again"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "is an HDF5 file, not "),
+        (b"CDF\x01" + bytes(500), "is a NetCDF or MINC file, not "),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS, not "),
+        (b"\x01", ""),
+        (bytes(5000), ""),
+        (b"# vtk DataFile Version 3.0\nx\n", ""),
     ):
         (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images/a.img").touch()  # the other half of a.hdr
         (tmp_path / "images" / f"a.{ending}").write_bytes(content)
         write(np.ones((4, 4, 4), np.uint8), tmp_path / "masks/a.nii.gz")
         result = precompute("--classes", "1=x", tmp_path)
         assert result.exit_code == 1
         assert f"failed: a: {tmp_path}/images/a." in result.output
+        assert not is_read or says in result.output
+        assert not re.search(r"ITK|sitk|Error|unpack|b'", result.output)
         assert capfd.readouterr() == ("", "")

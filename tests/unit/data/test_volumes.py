@@ -169,7 +169,7 @@ def test_2d_images_and_things_that_are_no_image(tmp_path):
     with pytest.raises(InputError, match="2-D images are not supported"):
         read_image(write(IMAGE[:1], tmp_path / "slice.mha"))
     (tmp_path / "text.nii").write_text("not an image")
-    with pytest.raises(InputError, match="cannot be read as an image"):
+    with pytest.raises(InputError, match="cannot be read as NIfTI"):
         read_image(tmp_path / "text.nii")
 
 

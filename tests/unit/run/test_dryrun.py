@@ -83,7 +83,7 @@ def test_problems_are_found_in_headers_without_reading_voxels(nnunet, tmp_path, 
     found = dryrun.estimate(plan)
     reasons = {problem.case_id: problem.reason for problem in found.problems}
     assert set(reasons) == {f"case_0{i}" for i in range(5)}
-    assert "cannot be read as an image" in reasons["case_00"]
+    assert "cannot be read as NIfTI" in reasons["case_00"]
     assert "size (9, 9, 9) (x,y,z) differs" in reasons["case_01"]
     assert "spacing (1, 1.5, 2.5)" in reasons["case_02"]
     assert "3-D volumes are supported" in reasons["case_03"]
