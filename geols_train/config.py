@@ -88,7 +88,9 @@ _TEXT = Kind(flag=str, valid=lambda v: isinstance(v, str) and bool(v) and "\0" n
 _OPTIONAL_POSITIVE = Kind(flag=float, valid=lambda v: v is None or _POSITIVE.valid(v), expected=_POSITIVE.expected)
 _OPTIONAL_TEXT = Kind(flag=str, valid=lambda v: v is None or _TEXT.valid(v), expected=_TEXT.expected)
 _AXES = Kind(
-    flag=str, valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx"), expected="some of z, y and x"
+    flag=str,
+    valid=lambda v: isinstance(v, str) and bool(v) and set(v) <= set("zyx") and len(set(v)) == len(v),
+    expected="some of z, y and x, none of them twice",
 )
 _SWITCH = Kind(flag=bool, valid=lambda v: isinstance(v, bool), expected="true or false")
 _FOLDER = Kind(flag=Path, valid=lambda v: isinstance(v, Path) and "\0" not in str(v), expected="a folder", convert=Path)

@@ -53,6 +53,16 @@ def test_train_test_and_predict(here):
     assert geometry.spacing == (1.0, 2.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("method", "described"),
+    [("nuls", "nuls (width 0.5 classes): "), ("bls", "bls (α 0.1, width 1 mm): "), ("nacl", "nacl (penalty 0.1): ")],
+)
+def test_the_first_line_names_the_unit_of_a_width(here, method, described):
+    result = run(cli.train, *SMALL, "--method", method, "--out", "r")
+    assert result.exit_code == 0, result.output
+    assert described in result.output
+
+
 def test_a_run_is_not_overwritten_but_resumed(here):
     assert run(cli.train, *SMALL).exit_code == 0
     again = run(cli.train, *SMALL)
@@ -81,6 +91,10 @@ def test_settings_from_a_file_and_flags_over_it(here):
     [
         (["--alpha", "2"], "error: --alpha must be in [0, 1], got 2.0"),
         (["--crop", "1", "8", "8"], "error: --crop 1 8 8 is too small: 2 levels"),
+        (
+            ["--augment", "flips", "--flip-axes", "xx"],
+            "error: --flip-axes must be some of z, y and x, none of them twice, got 'xx'",
+        ),
         (["--split", "9,9,9"], "error: --split 9,9,9 needs 27 cases, but the stores hold 6; ask for fewer"),
         (["--labels", "erosion"], "error: no label store data/geols/erosion.zarr; --labels takes one of labels"),
         (["nowhere"], "error: no volumes.zarr in nowhere/geols or nowhere; run geols-precompute nowhere first"),

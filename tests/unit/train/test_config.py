@@ -89,7 +89,7 @@ def test_the_runs_of_two_data_sets_have_different_names(tmp_path, monkeypatch, d
         ({"dice_weight": -1}, "--dice-weight must be a number of at least 0"),
         ({"overlap": 1.0}, "--overlap must be from 0 to below 1"),
         ({"features": []}, "--features must be channel counts"),
-        ({"flip_axes": "xq"}, "--flip-axes must be some of z, y and x, got 'xq'"),
+        ({"flip_axes": "xq"}, "--flip-axes must be some of z, y and x, none of them twice, got 'xq'"),
         ({"crop": [64, 64]}, "--crop must be three voxel counts"),
         ({"crop": [31, 64, 64]}, "--crop 31 64 64 is too small: 6 levels .* need at least 32 voxels per axis"),
         ({"window": [8, 4, 8], "features": [4] * 4}, "--window 8 4 8 is too small: 4 levels"),
