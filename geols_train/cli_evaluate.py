@@ -25,7 +25,7 @@ from geols_precompute.formatting import plural
 @click.option("--recipe", "recipe_name", help="flare2021, brats2019, brats2023, or a TOML file.  [default: none]")
 @click.option(
     "--surface-tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     help="Of surface Dice, in mm.  [default: 1 mm, or a voxel's longest side]",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV with a row per case and structure.")
@@ -48,9 +48,11 @@ def evaluate(
     """
     from geols_precompute.progress import show_progress
     from geols_precompute.recipe.files import load_recipe
+    from geols_train.config import TrainConfig
     from geols_train.evaluate_files import compare, find_pairs, means, tolerance_of, write_table
     from geols_train.metrics import Agreement
 
+    TrainConfig(surface_tolerance=surface_tolerance)  # refuses what geols-train refuses, in the same words
     if out is not None:
         refuse_foreign(out, lambda path: path.read_bytes()[:15] == b"case,structure,")
     recipe = load_recipe(recipe_name) if recipe_name else None

@@ -126,6 +126,16 @@ def test_folders_that_do_not_go_together(folders, prediction, reference, says):
     assert result.output.count("\n") == 1
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_a_tolerance_is_refused_in_the_words_of_the_training(folders, value):
+    root, _ = folders
+    result = run(evaluate, root / "pred", root / "ref", "--surface-tolerance", value)
+    assert (result.exit_code, result.output) == (
+        2,
+        f"error: --surface-tolerance must be a positive number, got {float(value)!r}\n",
+    )
+
+
 def test_a_table_of_another_origin_is_not_replaced(folders):
     root, _ = folders
     (root / "r.csv").write_text(json.dumps({"mine": 1}))
