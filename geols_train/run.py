@@ -237,7 +237,8 @@ def dataset_name(data: Path) -> str:
 
 def describe(config: TrainConfig, split: Split, trainer: Trainer) -> str:
     """Return what a training is about to do, in two lines."""
-    own = ", ".join(f"{name} {value:g}" for name, value in _own_settings(config).items())
+    units = {"width": " classes" if config.method == "nuls" else " mm"}
+    own = ", ".join(f"{name} {value:g}{units.get(name, '')}" for name, value in _own_settings(config).items())
     smooth = f" ({own})" if own else ""
     parts = (
         f"{plural(len(split.train), 'case')} to train, {len(split.validation)} to validate, {len(split.test)} to test"
