@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from geols_precompute.errors import RecipeError
 from geols_precompute.formatting import listed
 from geols_train.config import TrainConfig
+from geols_train.device import choose_device
 from geols_train.splits import is_drawn
 from geols_train.targets import METHODS, Method
 
@@ -20,11 +21,13 @@ class _Reader:
         reads: whether the run does.
         belongs: to which runs the setting belongs, in words.
         instead: what this run has.
+        named: the flag with its value, where only that value is not read.
     """
 
     reads: Callable[[TrainConfig], bool]
     belongs: str
     instead: Callable[[TrainConfig], str]
+    named: str = ""
 
 
 def _of_method(reads: Callable[[Method], bool], more: str = "") -> _Reader:
@@ -62,6 +65,13 @@ _READERS: dict[str, _Reader] = {
         belongs="--cache none and ram",
         instead=lambda config: "--cache device, which this process reads",
     ),
+    "precision": _Reader(
+        # a device is looked for only where its kind matters
+        reads=lambda config: config.precision != "tf32" or choose_device(config.device).type == "cuda",
+        belongs="CUDA GPUs",
+        instead=lambda config: f"the device {choose_device(config.device)}, which computes in float32",
+        named="--precision tf32",
+    ),
 }
 
 
@@ -73,9 +83,10 @@ def refuse_idle(given: Collection[str], config: TrainConfig) -> None:
         config: of the run.
 
     Raises:
+        InputError: there is no such device, where it decides what is read.
         RecipeError: naming the first such flag, and what it belongs to.
     """
     for name, reader in _READERS.items():
         if name in given and not reader.reads(config):
-            flag = f"--{name.replace('_', '-')}"
+            flag = reader.named or f"--{name.replace('_', '-')}"
             raise RecipeError(f"{flag} belongs to {reader.belongs}; here is {reader.instead(config)}: leave it out")

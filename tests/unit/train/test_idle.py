@@ -29,6 +29,10 @@ def data(tmp_path_factory):
         (["--focal-gamma", "2"], "--focal-gamma belongs to --method fl; here is --method geols: leave it out"),
         (["--method", "ls", "--labels", "labels"], "--labels belongs to --method geols; here is --method ls, which "),
         (["--split", "s.json", "--split-seed", "1"], "--split-seed belongs to a split that is drawn; here is --split "),
+        (
+            ["--precision", "tf32", "--device", "cpu"],
+            "--precision tf32 belongs to CUDA GPUs; here is the device cpu, which computes in float32: leave it out",
+        ),
         (["--cache", "device", "--workers", "2"], "--workers belongs to --cache none and ram; here is --cache device"),
     ],
 )
