@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ from geols_precompute.formatting import plural, some
 from geols_precompute.signals import Stopped
 from geols_precompute.store.writer import refuse_store
 from geols_train.config import OUTPUT, Option, Precision, TrainConfig, options, read_toml
+from geols_train.table import results_table
 
 
 class Counts(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -127,7 +128,12 @@ def train(
             said = f"stopped at once; go on from what was saved with: geols-train --resume --out {folder}"
         say(said, err=True)
         return EXIT_INTERRUPTED
-    say(*summary_table(summary).split("\n"), f"run     {folder}")
+    table = results_table(summary["structures"], summary["mean_foreground_dice"], summary["surface_tolerance_mm"])
+    say(*table, f"run     {folder}")
+    if config.eval == "crop":
+        of_run = resumed_config(folder, {})  # with the size, which may come from the recipe or the volumes
+        size = " ".join(map(str, of_run.window or of_run.crop or ()))
+        say(f"note: --eval crop: measured on the centre of each volume only, {size} voxels; --eval whole takes all")
     if summary["tested_on"] == "validation":
         say("note: the split has no test cases: this is measured on those that chose the best epoch, and too good")
     return EXIT_DONE
@@ -195,22 +201,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "out of memory: the image, or its grid after resampling, is too large for this machine"
     return f"unexpected {type(error).__name__}: {error}"
-
-
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """Return a summary as a table for a terminal, a structure per line."""
-    rows = [("", "Dice", f"surface Dice {summary['surface_tolerance_mm']:g} mm", "HD95 mm")]
-    for name, found in summary["structures"].items():
-        rows.append((name, *(_number(found[key]) for key in ("dice", "surface_dice", "hd95_mm"))))
-    rows.append(("mean foreground", _number(summary["mean_foreground_dice"]), "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    )
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{value['mean']:.4f} ± {value['std']:.4f}"
-    return "-" if value is None else f"{value:.4f}"

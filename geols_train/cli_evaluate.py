@@ -12,6 +12,7 @@ from geols_precompute.cli.command import EXIT_DONE, EXIT_SOME_FAILED, Command
 from geols_precompute.cli.options import ClassNames, reports_errors, say
 from geols_precompute.errors import InputError
 from geols_precompute.formatting import plural
+from geols_train.table import results_table
 
 
 @click.command(
@@ -49,7 +50,7 @@ def evaluate(
     from geols_precompute.progress import show_progress
     from geols_precompute.recipe.files import load_recipe
     from geols_train.config import TrainConfig
-    from geols_train.evaluate_files import compare, find_pairs, means, tolerance_of, write_table
+    from geols_train.evaluate_files import compare, find_pairs, mean_dice, means, tolerance_of, write_table
     from geols_train.metrics import Agreement
 
     TrainConfig(surface_tolerance=surface_tolerance)  # refuses what geols-train refuses, in the same words
@@ -74,8 +75,9 @@ def evaluate(
         say(f"note: {plural(len(pairs.without_reference), 'prediction')} without a reference left out: {listed}")
     if not found:
         raise InputError("no case could be compared")
-    say(*_table({name: means(found, name) for name in pairs.structures}))
-    say(f"{plural(len(found), 'case')} compared, {len(failures)} failed; surface Dice at {tolerance:g} mm")
+    structures = {name: means(found, name) for name in pairs.structures}
+    say(*results_table(structures, mean_dice(found, pairs.classes), tolerance))
+    say(f"{plural(len(found), 'case')} compared, {len(failures)} failed")
     if out is not None:
         with writing_to(out.parent, "-o"):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +85,3 @@ def evaluate(
             write_table(out, found, tolerance, readers)
         say(f"table   {out}")
     return EXIT_SOME_FAILED if failures else EXIT_DONE
-
-
-def _table(rows: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Return the lines of a table: a structure each, a metric per column."""
-    columns = list(next(iter(rows.values())))
-    width = max(len(name) for name in rows)
-    lines = ["  ".join([" " * width, *(f"{column:>12}" for column in columns)])]
-    for name, values in rows.items():
-        shown = ["-" if values[column] is None else f"{values[column]:.4f}" for column in columns]
-        lines.append("  ".join([name.ljust(width), *(f"{text:>12}" for text in shown)]))
-    return lines

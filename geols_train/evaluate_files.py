@@ -33,6 +33,7 @@ class Pairs:
     Attributes:
         files: case id to (prediction, reference).
         structures: name to the label values that belong to it: classes, then regions.
+        classes: the names of the classes among them.
         ignore: the label value of voxels that do not count, if any.
         without_prediction: cases of the references that nobody has predicted.
         without_reference: predictions that belong to no reference.
@@ -40,6 +41,7 @@ class Pairs:
 
     files: Mapping[str, tuple[Path, Path]]
     structures: Mapping[str, Sequence[int]]
+    classes: Sequence[str]
     ignore: int | None
     without_prediction: Sequence[str]
     without_reference: Sequence[str]
@@ -89,6 +91,7 @@ def find_pairs(
     return Pairs(
         files=files,
         structures={**foreground, **table.hints.regions},
+        classes=tuple(foreground),
         ignore=table.classes.ignore,
         without_prediction=sorted(labelled.keys() - predicted.keys()),
         without_reference=sorted(predicted.keys() - labelled.keys()),
@@ -150,6 +153,11 @@ def means(found: Mapping[str, Mapping[str, Agreement]], structure: str) -> dict[
         defined = [value for value in values if not math.isnan(value)]
         result[metric] = float(np.mean(defined)) if defined else None
     return result
+
+
+def mean_dice(found: Mapping[str, Mapping[str, Agreement]], classes: Sequence[str]) -> float:
+    """Return the mean over cases of the mean Dice of these classes."""
+    return float(np.mean([[structures[name].dice for name in classes] for structures in found.values()]))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

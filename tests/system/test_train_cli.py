@@ -63,6 +63,14 @@ def test_the_first_line_names_the_unit_of_a_width(here, method, described):
     assert described in result.output
 
 
+def test_a_table_of_centre_windows_says_so(here):
+    result = run(cli.train, *SMALL, "--eval", "crop", "--out", "data/run")  # below the data folder: as good as any
+    assert result.exit_code == 0, result.output
+    note = "note: --eval crop: measured on the centre of each volume only, 8 10 8 voxels; --eval whole takes all"
+    assert note in result.output.splitlines()
+    assert "--eval" not in run(cli.train, *SMALL, "--out", "whole").output
+
+
 def test_a_run_is_not_overwritten_but_resumed(here):
     assert run(cli.train, *SMALL).exit_code == 0
     again = run(cli.train, *SMALL)

@@ -53,7 +53,10 @@ def test_the_numbers_are_those_of_the_trainers_metrics(folders):
     mean = np.mean([float(found[case, "liver"]["dice"]) for case in pairs])
     line = next(line for line in result.output.splitlines() if line.startswith("liver"))
     assert line.split()[1] == f"{mean:.4f}"
-    assert "2 cases compared, 0 failed; surface Dice at 2 mm" in result.output
+    # in the form of the training's table
+    assert "  Dice  surface Dice 2 mm  HD95 mm\n" in result.output
+    assert f"mean foreground  {np.mean([float(row['dice']) for row in found.values()]):.4f}\n" in result.output
+    assert "2 cases compared, 0 failed" in result.output
     assert {row["tolerance_mm"] for row in found.values()} == {"2"}
     narrow = root / "narrow.csv"
     assert run(evaluate, root / "pred", root / "ref", "--surface-tolerance", "0.5", "-o", narrow).exit_code == 0
@@ -73,7 +76,11 @@ def test_regions_of_a_recipe_and_values_without_a_class(folders):
     (root / "r.toml").write_text('[classes]\n1 = "a"\n2 = "b"\n[regions]\nall = [1, 2]\n')
     result = run(evaluate, root / "pred", root / "ref", "--recipe", root / "r.toml", "-o", root / "r.csv")
     expected = agreement(predicted > 0, label > 0, SPACING[::-1], tolerance_mm=2.0).dice
-    assert float(rows(root / "r.csv")["c0", "all"]["dice"]) == pytest.approx(expected, abs=1e-6)
+    found = rows(root / "r.csv")
+    assert float(found["c0", "all"]["dice"]) == pytest.approx(expected, abs=1e-6)
+    # of the classes: the region is not counted once more
+    mean = np.mean([float(row["dice"]) for (_, name), row in found.items() if name != "all"])
+    assert f"mean foreground  {mean:.4f}" in result.output
 
 
 def test_a_data_folder_names_cases_and_classes(folders, nnunet):
