@@ -46,6 +46,7 @@ from geols_train.stores import Stores, notes_of_data, open_stores, require_fit, 
 from geols_train.targets import METHODS
 from geols_train.training import Trainer
 
+from geols_train.unet import require_normalisable
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "calibration", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -92,6 +93,8 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
     spec = make_spec(config, stores)
     if config.checkpoint == "regions" and not spec.regions:
         raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
+    size_flag = "--window" if config.window else "--crop"
+    require_normalisable(spec.window, len(spec.preprocessing.modalities), spec.features, size_flag)
     if world.is_main:
         shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
         slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from geols_train.config import PAPER_FEATURES
+from geols_precompute.errors import RecipeError
+from geols_train.config import PAPER_FEATURES, smallest_size
 
 
 class UNet3D(nn.Module):
@@ -29,9 +30,8 @@ class UNet3D(nn.Module):
     def __init__(self, in_channels: int, n_classes: int, features: Sequence[int] = PAPER_FEATURES) -> None:
         super().__init__()
         inputs = (in_channels, *features[:-1])
-        # the first convolution of an encoder level goes half of the way, so that channels grow in two steps
         self.encoder = nn.ModuleList(
-            _level(before, max(after // 2, before), after) for before, after in zip(inputs, features, strict=True)
+            _level(before, _between(before, after), after) for before, after in zip(inputs, features, strict=True)
         )
         finest_last = tuple(reversed(features))
         self.decoder = nn.ModuleList(
@@ -52,6 +52,29 @@ class UNet3D(nn.Module):
             x = level(torch.cat([skip, functional.interpolate(x, size=skip.shape[2:], mode="nearest")], dim=1))
         logits: torch.Tensor = self.head(x)
         return logits
+
+
+def require_normalisable(size_ZYX: Sequence[int], in_channels: int, features: Sequence[int], what: str) -> None:
+    """Refuse a crop or window of which the last level is a single voxel, and a group of its channels a single one.
+
+    Group normalisation then makes 0 of every value, and torch refuses to.
+
+    Raises:
+        RecipeError: it is so; the message says what helps.
+    """
+    inputs = (in_channels, *features)
+    last = (_between(*inputs[-2:]), features[-1])
+    if max(size_ZYX) < 2 * smallest_size(features) and any(_groups(channels) == channels for channels in last):
+        raise RecipeError(
+            f"{what} {' '.join(map(str, size_ZYX))} is 1 voxel in the last of {len(features)} levels (--features "
+            f"{','.join(map(str, features))}), with too few channels to normalise one voxel; take a larger {what}, "
+            "fewer levels, or more than 8 channels in the last two"
+        )
+
+
+def _between(before: int, after: int) -> int:
+    """Channels after the first convolution of an encoder level, which go half of the way to grow in two steps."""
+    return max(after // 2, before)
 
 
 def _level(before: int, between: int, after: int) -> nn.Sequential:

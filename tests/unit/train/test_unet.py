@@ -7,7 +7,7 @@ import torch
 
 from geols_precompute.errors import RecipeError
 from geols_train.config import require_size, smallest_size
-from geols_train.unet import UNet3D
+from geols_train.unet import UNet3D, require_normalisable
 
 
 def test_parameters_of_the_paper():
@@ -34,6 +34,32 @@ def test_any_size_of_at_least_two_to_the_levels(size):
     logits = UNet3D(2, 3, (8, 16, 32))(torch.randn(1, 2, *size))
     assert logits.shape == (1, 3, *size)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "modalities", "features"),
+    [
+        ((8, 8, 8), 1, (4, 8, 8, 8)),
+        ((8, 8, 15), 1, (4, 8, 8, 8)),
+        ((8, 8, 16), 1, (4, 8, 8, 8)),
+        ((4, 4, 4), 1, (4, 8, 16)),  # 8 channels between the two convolutions
+        ((4, 4, 4), 1, (4, 8, 18)),
+        ((4, 4, 4), 1, (4, 9, 9)),
+        ((4, 4, 4), 1, (4, 9, 4)),
+        ((1, 1, 1), 9, (9,)),
+        ((1, 1, 1), 8, (9,)),
+        ((2, 2, 2), 1, (2, 11)),  # one group of 11
+    ],
+)
+def test_a_last_level_of_one_voxel_is_refused_where_torch_cannot_normalise_it(size, modalities, features):
+    network = UNet3D(modalities, 2, features)
+    try:
+        network(torch.zeros(1, modalities, *size))
+    except ValueError:
+        with pytest.raises(RecipeError, match=r"--crop .* is 1 voxel in the last of \d levels"):
+            require_normalisable(size, modalities, features, "--crop")
+    else:
+        require_normalisable(size, modalities, features, "--crop")
 
 
 def test_a_size_that_vanishes_on_the_way_down_is_refused():
