@@ -19,6 +19,8 @@ from geols_train.config import TrainConfig, smallest_size
 LONG_SECONDS = 24 * 3600.0
 #: Operations per second of the slowest CPU there may be: work that even it does in time needs no measurement.
 SLOWEST_CPU = 2e9
+#: A share of padding that levels bring about and that is worth a note.
+LEVELS_SHARE = 1 / 3
 #: A network's backward pass takes twice the operations of its forward pass.
 PASSES = 3
 
@@ -45,6 +47,33 @@ def padding_note(config: TrainConfig, shapes_ZYX: Sequence[Sequence[int]]) -> st
     return (
         f"{flag} {_in_words(size)} is larger than every volume (the largest sizes are {_in_words(largest)}); "
         f"{flag} {_in_words(better)} loses nothing and saves {share:.0%} of the time"
+    )
+
+
+def levels_note(config: TrainConfig, shapes_ZYX: Sequence[Sequence[int]]) -> str:
+    """Return what to say where a network has so many levels that most of its crop or window must be padding.
+
+    A level more doubles the least size. What that adds to less than a third of the voxels is nothing to speak of.
+
+    Args:
+        config: of the run, with its size.
+        shapes_ZYX: of the volumes, in voxels.
+    """
+    size, flag = config.window or config.crop, "--window" if config.window else "--crop"
+    least, levels = smallest_size(config.features), len(config.features)
+    if size is None:
+        return ""
+    largest = [max(lengths) for lengths in zip(*shapes_ZYX, strict=True)]
+    enough = [min(n, 8 * math.ceil(most / 8)) for n, most in zip(size, largest, strict=True)]
+    forced = [max(least, n) for n in enough]
+    share = math.prod(enough) / math.prod(forced)
+    if share > 1 - LEVELS_SHARE:
+        return ""
+    fewer = config.features[: min(enough).bit_length()]
+    return (
+        f"{flag} {_in_words(size)} is larger than every volume (the largest sizes are {_in_words(largest)}), as "
+        f"{levels} levels (--features) need {least} voxels per axis; fewer --features help: "
+        f"{','.join(map(str, fewer))} allows {flag} {_in_words(enough)}, {_share(share)} of the voxels"
     )
 
 
@@ -99,6 +128,10 @@ def cpu_speed() -> float:
         functional.conv3d(image, weight, padding=1).sum().backward()  # type: ignore[no-untyped-call]
         best = min(best, time.perf_counter() - started)
     return PASSES * 2 * image.numel() * weight[0].numel() / best
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "less than 1%"
 
 
 def _in_words(size: Sequence[int]) -> str:

@@ -37,7 +37,7 @@ from geols_train.folder import (
     require_free,
     writing_run,
 )
-from geols_train.forecast import cpu_note, padding_note
+from geols_train.forecast import cpu_note, levels_note, padding_note
 from geols_train.metrics import tolerance_for
 from geols_train.pictures import draw_cases, draw_curves
 from geols_train.softening import Softening
@@ -98,7 +98,7 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
     if world.is_main:
         shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
         slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""
-        for note in filter(None, (padding_note(config, shapes), slow)):
+        for note in filter(None, (padding_note(config, shapes), levels_note(config, shapes), slow)):
             click.echo(f"note: {note}")
     with ExitStack() as held:
         # pictures show images, tables name cases, and a network may remember what it has learnt from

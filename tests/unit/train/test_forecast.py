@@ -13,7 +13,7 @@ from trainings import SMALL, run
 
 from geols_train import cli, forecast
 from geols_train.config import TrainConfig
-from geols_train.forecast import cpu_note, operations, padding_note
+from geols_train.forecast import cpu_note, levels_note, operations, padding_note
 from geols_train.log import RunClock
 
 
@@ -37,6 +37,34 @@ def test_a_window_larger_than_every_volume_is_named_with_one_that_is_not():
     assert padding_note(TrainConfig(crop=(24, 40, 40), features=(4, 8, 8)), shapes) == ""
     # a network of six levels needs 32 voxels per axis, whatever the volumes have
     assert padding_note(TrainConfig(crop=(32, 40, 40)), shapes) == ""
+
+
+def test_levels_that_force_a_crop_to_be_mostly_padding_are_named_with_fewer():
+    shapes = [(41, 50, 42), (30, 52, 40)]
+    features = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    note = levels_note(TrainConfig(crop=(256, 256, 256), features=features), shapes)
+    assert note == (
+        "--crop 256 256 256 is larger than every volume (the largest sizes are 41 52 42), as 9 levels (--features) "
+        "need 256 voxels per axis; fewer --features help: 4,8,16,32,64,128 allows --crop 48 56 48, less than 1% of the "
+        "voxels"
+    )
+    # slices of thick MRI: twice the work
+    assert "--window 16 64 64, 50% of the voxels" in levels_note(TrainConfig(window=(32, 64, 64)), [(12, 80, 80)])
+    # hippocampus, and a third of padding
+    assert levels_note(TrainConfig(crop=(40, 56, 40)), [(43, 59, 47)]) == ""
+    assert levels_note(TrainConfig(crop=(32, 40, 40)), [(20, 40, 38)]) == ""
+    # larger than asked for by the levels: the other note's matter
+    assert levels_note(TrainConfig(crop=(64, 64, 64), features=(4, 8)), shapes) == ""
+
+
+def test_the_command_says_that_levels_force_a_large_crop(tmp_path):
+    make_stores(tmp_path)
+    arguments = [*SMALL[:2], "--features", "4,8,16,16,16,16", *SMALL[4:6], "--device", "cpu"]
+    result = run(cli.train, tmp_path, *arguments, "--batch-size", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    first, *_ = result.output.splitlines()
+    assert first.startswith("note: --crop 32 32 32 is larger than every volume (the largest sizes are 10 12 11), as 6 ")
+    assert "fewer --features help: 4,8,16,16,16 allows --crop 16 16 16, 12% of the voxels" in first
 
 
 def test_a_training_of_days_on_a_cpu_is_announced_with_what_helps(monkeypatch):
