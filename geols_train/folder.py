@@ -14,6 +14,7 @@ from geols_precompute.atomic import refuse_link
 from geols_precompute.errors import GeolsError, InputError, OutputError, RecipeError, StoreError
 from geols_precompute.formatting import without_temporary_names
 from geols_precompute.store.files import parse_json
+from geols_precompute.store.writer import refuse_store
 from geols_train.config import TrainConfig, read_small, read_toml
 
 CONFIG, SPLIT, LOG, BEST, LAST = "config.toml", "split.json", "log.jsonl", "best.pt", "last.pt"
@@ -47,6 +48,28 @@ def require_free(folder: Path) -> None:
         raise InputError(
             f"{folder} holds {listed}, which this run would replace; name another folder with --out, or move them away"
         )
+
+
+def refuse_data(folder: Path, data: Path, stores: Path) -> None:
+    """Refuse a folder for a new run whose files would lie among those of the data or of the stores.
+
+    Args:
+        folder: of the run.
+        data: the data folder, or the folder of the stores itself.
+        stores: the folder of the stores.
+
+    Raises:
+        OutputError: it is one of both, or lies in a store.
+    """
+    refuse_store(folder)
+    place, of_stores = folder.resolve(), stores.resolve()
+    if place == of_stores:
+        what = "the folder of the stores"
+    elif place in (data.resolve(), of_stores.parent if of_stores.name == "geols" else None):
+        what = "the data folder"
+    else:
+        return
+    raise OutputError(f"{folder} is {what}; name a folder of its own for the run with --out, which may lie in it")
 
 
 def _is_ours(config: Path) -> bool:

@@ -34,6 +34,7 @@ from geols_train.folder import (
     SUMMARY,
     claimed,
     read_json,
+    refuse_data,
     require_free,
     writing_run,
 )
@@ -45,8 +46,8 @@ from geols_train.splits import Split, checked_split, make_split, read_split
 from geols_train.stores import Stores, notes_of_data, open_stores, require_fit, require_same_stores
 from geols_train.targets import METHODS
 from geols_train.training import Trainer
-
 from geols_train.unet import require_normalisable
+
 #: What differs between repeats, in a summary; the other entries say what all of them did.
 MEASURED = ("best_epoch", "validation_dice", "mean_foreground_dice", "ece", "calibration", "structures")
 MOST_VOXELS_PER_AXIS = 128
@@ -78,6 +79,7 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
     if resume:
         split = checked_split(read_split(folder / SPLIT), stores.cases, folder / SPLIT)
     else:
+        refuse_data(folder, config.data, stores.volumes.path.parent)
         require_free(folder)
         split = make_split(config.split, stores.cases, seed=config.split_seed, group=config.group)
     require_fit(stores, split.cases)
@@ -91,10 +93,10 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_tolerance(with_size(config, stores, split.cases), stores, split.cases)
     spec = make_spec(config, stores)
-    if config.checkpoint == "regions" and not spec.regions:
-        raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     size_flag = "--window" if config.window else "--crop"
     require_normalisable(spec.window, len(spec.preprocessing.modalities), spec.features, size_flag)
+    if config.checkpoint == "regions" and not spec.regions:
+        raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     if world.is_main:
         shapes = [stores.volumes.metadata(case).geometry.shape_zyx for case in split.cases]
         slow = cpu_note(config, spec, len(split.train)) if world.device.type == "cpu" else ""

@@ -103,6 +103,15 @@ def test_settings_from_a_file_and_flags_over_it(here):
             ["--augment", "flips", "--flip-axes", "xx"],
             "error: --flip-axes must be some of z, y and x, none of them twice, got 'xx'",
         ),
+        (
+            ["--crop", "2", "3", "2"],
+            "error: --crop 2 3 2 is 1 voxel in the last of 2 levels (--features 4,8), with too few channels to "
+            "normalise one voxel; take a larger --crop, fewer levels, or more than 8 channels in the last two",
+        ),
+        (["--out", "data"], "error: data is the data folder; name a folder of its own for the run with --out, which "),
+        (["--out", "data/geols"], "error: data/geols is the folder of the stores; name a folder of its own"),
+        (["data/geols", "--out", "data/../data"], "error: data/../data is the data folder; name a folder of its own"),
+        (["--out", "data/geols/volumes.zarr/run"], "error: data/geols/volumes.zarr/run lies in the store "),
         (["--split", "9,9,9"], "error: --split 9,9,9 needs 27 cases, but the stores hold 6; ask for fewer"),
         (["--labels", "erosion"], "error: no label store data/geols/erosion.zarr; --labels takes one of labels"),
         (["nowhere"], "error: no volumes.zarr in nowhere/geols or nowhere; run geols-precompute nowhere first"),
@@ -115,7 +124,8 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(here, flags, message):
     lines = [line for line in result.output.splitlines() if not line.startswith("reading:")]
     assert len(lines) == 1
     assert lines[0].startswith(message)
-    assert not list(here.glob("runs/*/*.pt"))
+    assert not list(here.rglob("*.pt"))
+    assert not list(here.rglob("config.toml"))
 
 
 def test_predicting_without_a_run(here):
