@@ -75,7 +75,8 @@ def find_images(
         elif part := names.read(stem(path)):
             case_id, modality = part
             groups.setdefault((path.parent, case_id), []).append((modality, path))
-    groups = _called_after_folders(groups, folder)
+    if root.is_dir():  # a file that is named is the case
+        groups = _called_after_folders(groups, folder)
     if not groups:
         raise InputError(not_taken or f"{root}: no image of a known format in it; name a folder of images")
     by_order = any(m is None or _has_number(path) for files in groups.values() for m, path in files)
