@@ -9,11 +9,15 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from geols_precompute.data.formats import suffix
 from geols_precompute.data.formats.dicom import read_information, read_series, require_voxels
 from geols_precompute.data.formats.kinds import format_name
 from geols_precompute.data.formats.names import readable_file
-from geols_precompute.data.formats.payload import refuse_unchecked
+from geols_precompute.data.formats.payload import check_payload, refuse_unchecked
 from geols_precompute.errors import InputError
+
+#: Formats whose readers write to the terminal what they miss in a damaged header.
+_LOUD = (".mha", ".mhd", ".tif", ".tiff")
 
 
 @contextmanager
@@ -53,6 +57,8 @@ def open_header(path: Path) -> sitk.ImageFileReader:
         InputError: SimpleITK cannot read it, or the format is none that is read.
     """
     refuse_unchecked(path)
+    if suffix(path) in _LOUD:
+        check_payload(path)
     try:
         with readable_file(path, voxels=False) as file:
             return read_information(file)

@@ -9,6 +9,7 @@ import pytest
 from commands import error_line, precompute
 from datasets import ball_case, series, write
 
+from geols_precompute.data.headers import read_header
 from geols_precompute.data.layouts import discover
 from geols_precompute.data.layouts.unlabelled import find_images
 from geols_precompute.errors import InputError
@@ -261,3 +262,18 @@ def test_no_library_dumps_its_own_words(tmp_path, ending, capfd):
         assert not is_read or says in result.output
         assert not re.search(r"ITK|sitk|Error|unpack|b'", result.output)
         assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tif", b"II*\0" + (132846).to_bytes(4, "little") + bytes(200)),
+        ("a.tif", b"a text with the name of an image"),
+        ("a.mha", b"ObjectType = Image\nNDims = 3\nDimSize = 3 3 3\nElementType = MET_FOO\nElementDataFile = LOCAL\n"),
+    ],
+)
+def test_a_look_at_headers_is_as_quiet(tmp_path, name, content, capfd):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        read_header(tmp_path / name)
+    assert capfd.readouterr() == ("", "")
