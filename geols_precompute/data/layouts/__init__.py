@@ -36,7 +36,7 @@ KNOWN = (
     "BraTS (CASE/CASE_flair.nii.gz, ..., CASE_seg.nii.gz)",
     "FLARE (CASE/CASE_img.nii.gz, CASE_seg.nii.gz, or TrainingImg and TrainingMask)",
     "images/CASE and masks/CASE or labels/CASE",
-    "CASE/image and CASE/label",
+    "CASE/image and CASE/label, or CASE/CASE_image and CASE/CASE_label",
     "CASE/ct and a mask per organ, CASE/segmentations/ORGAN (TotalSegmentator)",
     "CSV (cases.csv with the columns case, label and one per modality)",
     "several raters (CASE/image with CASE/annotation_1, ... or CASE/seg01, ...; sub-X_desc-rater1_dseg of BIDS; "

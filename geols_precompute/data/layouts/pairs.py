@@ -51,13 +51,13 @@ def read_pairs(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
 def read_pair_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | None:
     """Return the cases of CASE/image and CASE/label (or mask, seg, segmentation), or of one such folder.
 
-    Every other image file of the folders is a modality, named by its file, such as CASE/t1 and CASE/flair. An image may
-    be the folder of a DICOM series.
+    The names may begin with that of the case, as in CASE/CASE_image. Every other image file of the folders is a
+    modality, named by its file, such as CASE/t1 and CASE/flair. An image may be the folder of a DICOM series.
 
     Raises:
         InputError: two files are the same volume.
     """
-    folders = {folder: named_images(folder, depth=1) for folder in case_folders(root)}
+    folders = {folder: _in_case(named_images(folder, depth=1), folder) for folder in case_folders(root)}
     labelled = {
         folder: files for folder, files in folders.items() if set(LABEL_FILES) & files.keys() and len(files) > 1
     }
@@ -79,6 +79,20 @@ def read_pair_folders(root: Path, wanted: tuple[str, ...] | None) -> Dataset | N
         if folder not in labelled and set(modalities) & folders[folder].keys():
             found.refuse(folder.name, f"{folder}: no label map ({', '.join(LABEL_FILES)})")
     return _dataset("image and label per case folder", root, modalities, found)
+
+
+def _in_case(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Return files by their names without that of their case: CASE/CASE_image is CASE/image."""
+    short = {own_name(path, folder): path for path in files.values()}
+    return short if len(short) == len(files) else dict(files)
+
+
+def own_name(path: Path, folder: Path) -> str:
+    """Return the name of an image in the folder of a case, without its ending and the case's name before it."""
+    name = path.name if path.is_dir() else stem(path)
+    case = folder.resolve().name
+    begins = name.lower().startswith(case.lower()) and name[len(case) : len(case) + 1] in ("_", "-", ".")
+    return name[len(case) + 1 :] or name if begins else name
 
 
 def case_folders(root: Path) -> list[Path]:

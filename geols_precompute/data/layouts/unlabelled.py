@@ -23,7 +23,7 @@ from geols_precompute.data.layouts.modalities import (
     split_ending,
 )
 from geols_precompute.data.layouts.nnunet import channels_of, read_json
-from geols_precompute.data.layouts.pairs import LABEL_FILES
+from geols_precompute.data.layouts.pairs import LABEL_FILES, own_name
 from geols_precompute.data.layouts.table import MANIFEST, columns_of, listed_cases
 from geols_precompute.data.rows import csv_rows
 from geols_precompute.errors import InputError
@@ -142,7 +142,7 @@ def _named_by_modality(paths: Sequence[Path], folder: Path, modalities: Sequence
 
 
 def _name(path: Path) -> str:
-    return path.name if path.is_dir() else stem(path)
+    return own_name(path, path.parent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -277,3 +277,17 @@ def test_a_look_at_headers_is_as_quiet(tmp_path, name, content, capfd):
     with pytest.raises(InputError, match=name):
         read_header(tmp_path / name)
     assert capfd.readouterr() == ("", "")
+
+
+def test_names_may_begin_with_that_of_the_case(tmp_path):
+    touch(tmp_path, *(f"p{n}/p{n}{end}" for n in (1, 2) for end in ("_image.nii.gz", "-label.nii.gz")))
+    dataset = discover(tmp_path)
+    assert [(c.id, c.images[0].name, c.label.name) for c in dataset.cases] == [
+        (f"p{n}", f"p{n}_image.nii.gz", f"p{n}-label.nii.gz") for n in (1, 2)
+    ]
+    assert dataset.modalities == ("image",)
+    cases, problems = find_images(tmp_path, ("image",))
+    assert ([(c.id, c.images[0].name) for c in cases], problems) == (
+        [("p1", "p1_image.nii.gz"), ("p2", "p2_image.nii.gz")],
+        (),
+    )
