@@ -22,6 +22,7 @@ from geols_precompute.agreement.study import borders_of
 from geols_precompute.data.cases import Case
 from geols_precompute.digests import canonical_json, sha256_hex
 from geols_precompute.errors import InputError
+from geols_precompute.formatting import plural
 from geols_precompute.maps.case import MapStream
 from geols_precompute.recipe.parameters import PRESETS, Decay, MapParameters, ResolvedRecipe
 from geols_precompute.run import state
@@ -320,7 +321,7 @@ def brier_scores(
             plain[case] = sum(h.brier(as_it_stands()) for h in usable.values()) / len(usable)
     if not calibrated:
         raise InputError(
-            f"too few patients with several raters to choose by: the store has {len(folds)} cases of their fit half; "
+            f"too few patients with several raters to choose by: the store has {plural(len(folds), 'case')} of their fit half; "
             "two halves of it are needed"
         )
     return {"calibrated": calibrated, "as_it_stands": plain}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from geols_precompute.data.rows import csv_rows
 from geols_precompute.errors import InputError
+from geols_precompute.formatting import plural
 
 _FILES = (".csv", ".json")
 
@@ -67,7 +68,9 @@ def read_patients(path: Path | None, cases: Iterable[str]) -> dict[str, str]:
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: needs the columns case and patient") from error
     if missing := [case for case in cases if not found.get(case)]:
-        raise InputError(f"{path}: names no patient of {len(missing)} cases, the first {missing[0]}; add them")
+        raise InputError(
+            f"{path}: names no patient of {plural(len(missing), 'case')}, the first {missing[0]}; add them"
+        )
     return {case: found[case] for case in cases}
 
 

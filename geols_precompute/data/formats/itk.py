@@ -46,7 +46,7 @@ def open_image(path: Path) -> sitk.Image:
             require_voxels(path, reader)
             return reader.Execute()
     except (RuntimeError, TypeError) as error:
-        raise _unreadable(path) from error
+        raise _unreadable(path, error) from error
 
 
 @_same_locale()
@@ -63,9 +63,14 @@ def open_header(path: Path) -> sitk.ImageFileReader:
         with readable_file(path, voxels=False) as file:
             return read_information(file)
     except RuntimeError as error:
-        raise _unreadable(path) from error
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path) -> InputError:
-    """Return what to say of a file that SimpleITK does not read; what it says itself means nothing to a person."""
-    return InputError(f"{path}: cannot be read as {format_name(path)}; is the file damaged?")
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """Return what to say of a file that SimpleITK does not read.
+
+    What it says itself means nothing to a person, but for what is wrong with the axes.
+    """
+    words = [word for word in ("orthonormal", "determinant is 0") if word in str(error).lower()]
+    reason = f": its axes span no volume ({words[0]})" if words else ""
+    return InputError(f"{path}: cannot be read as {format_name(path)}{reason}; is the file damaged?")

@@ -137,4 +137,4 @@ def test_a_store_that_is_incomplete_is_said_to_be(tmp_path):
     (out / "plan.json").write_text(json.dumps({"planned": planned}))  # as it is while the other three are computed
     result = store("fit", out / "volumes.zarr", "--workers", "0", "-o", tmp_path / "f.toml")
     assert "volumes.zarr is incomplete: 2 of 5 planned cases are there; geols-precompute is still" in result.output
-    assert "too few patients with several raters to choose by: the store has 1 cases of their" in error_line(result)
+    assert "too few patients with several raters to choose by: the store has 1 case of their" in error_line(result)

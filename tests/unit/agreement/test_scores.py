@@ -145,7 +145,7 @@ def test_patients_from_csv_and_json(tmp_path):
     (tmp_path / "p.json").write_text('[{"case": "a", "patient": "1", "raters": 4}, {"case": "b", "patient": "1"}]')
     for name in ("p.csv", "p.json"):
         assert read_patients(tmp_path / name, ["a", "b"]) == {"a": "1", "b": "1"}
-    with pytest.raises(InputError, match="names no patient of 1 cases, the first c"):
+    with pytest.raises(InputError, match="names no patient of 1 case, the first c"):
         read_patients(tmp_path / "p.csv", ["a", "c"])
     (tmp_path / "p.json").write_text('{"a": 1}')
     with pytest.raises(InputError, match="list of objects"):
