@@ -321,8 +321,8 @@ def brier_scores(
             plain[case] = sum(h.brier(as_it_stands()) for h in usable.values()) / len(usable)
     if not calibrated:
         raise InputError(
-            f"too few patients with several raters to choose by: the store has {plural(len(folds), 'case')} of their fit "
-            "half; two halves of it are needed"
+            f"too few patients with several raters to choose by: the store has {plural(len(folds), 'case')} of their "
+            "fit half; two halves of it are needed"
         )
     return {"calibrated": calibrated, "as_it_stands": plain}
 
