@@ -586,8 +586,13 @@ def test_the_report_of_many_cases_has_an_end_and_shows_some(tmp_path, monkeypatc
 
 def test_a_case_too_large_for_the_page_makes_room_for_the_others(tmp_path, monkeypatch):
     out = make_stores(tmp_path / "stores", cases=3, vary=True)
-    sizes = iter([10**9, 10, 10])
-    monkeypatch.setattr(page, "case_slices", lambda case: {"id": case.id, "x": "y" * min(next(sizes), 31_000_000)})
+    large = LabelStore.open(out / "labels.zarr").cases[0]
+
+    def slices(case, most_bytes):
+        # too large even with the fewest slices
+        return {"id": case.id, "x": "y" * (31_000_000 if case.id == large else 10)}
+
+    monkeypatch.setattr(page, "case_slices", slices)
     assert run("report", out / "labels.zarr", "-o", tmp_path / "r.html").output.count("2 shown") == 1
     assert (tmp_path / "r.html").stat().st_size < page.MOST_BYTES
 
