@@ -132,7 +132,8 @@ def _only(inside: BoolArray, flat_indices: NDArray[np.intp]) -> BoolArray:
 
 def _add_fallbacks(seeds: BoolArray, inside: BoolArray, spacing: Sequence[float]) -> int:
     """Seed, in place, the deepest voxel of every 26-connected component without a seed; return how many there were."""
-    components = cc3d.connected_components(inside, connectivity=26)
+    # as bytes: of booleans, cc3d 4.1.1 refuses a row of voxels that alternate ("maximum length exception")
+    components = cc3d.connected_components(inside.view(np.uint8), connectivity=26)
     seedless = set(range(1, int(components.max()) + 1)) - set(np.unique(components[seeds]).tolist())
     if not seedless:
         return 0

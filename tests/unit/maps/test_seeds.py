@@ -61,6 +61,14 @@ def test_seeds_lie_in_the_class_and_a_present_class_has_one(mask, strategy):
     assert not (seeds & ~mask).any()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_voxels_that_alternate_in_a_row_are_components(axis):
+    mask = np.moveaxis(np.array([[[1, 0, 1, 0, 1]]], bool), 2, axis)
+    seeds, fallbacks = class_seeds(mask, "erosion", UNIT)
+    assert np.array_equal(seeds, mask)
+    assert fallbacks == 3
+
+
 @settings(deadline=None)
 @given(MASKS, st.sampled_from(["skeleton", "erosion"]))
 def test_every_component_has_a_seed_with_skeleton_and_erosion(mask, strategy):
