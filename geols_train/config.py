@@ -281,6 +281,11 @@ class TrainConfig:
         if self.crop and self.window:
             raise RecipeError("--crop is a fixed centre crop and --window a random place: give one of them")
 
+    @property
+    def size_flag(self) -> str:
+        """The flag that says how large the network's input is."""
+        return "--window" if self.window else "--crop"
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Return the configuration of a TOML document or of flags; what is not named keeps its default.

@@ -17,6 +17,7 @@ from geols_precompute.data.headers import read_header
 from geols_precompute.data.layouts import recognised
 from geols_precompute.data.volumes import read_image, read_volume
 from geols_precompute.errors import InputError
+from geols_precompute.formatting import some
 from geols_precompute.recipe.parameters import Recipe
 from geols_train.metrics import LEAST_TOLERANCE_MM, Agreement, agreement, tolerance_for
 
@@ -72,8 +73,8 @@ def find_pairs(
     both = sorted(predicted.keys() & labelled.keys())
     if not both:
         raise InputError(
-            f"no file in {predictions} is named after a case of {reference}: {_some(predicted)} there, "
-            f"{_some(labelled)} here; give both the same names"
+            f"no file in {predictions} is named after a case of {reference}: {some(sorted(predicted), 3)} there, "
+            f"{some(sorted(labelled), 3)} here; give both the same names"
         )
     files = {case: (predicted[case], labelled[case]) for case in both}
     asked = recipe or Recipe()
@@ -185,8 +186,3 @@ def _values(pairs: Iterable[tuple[Path, Path]]) -> list[int]:
             raise InputError(f"{path}: is no label map; its values are not a few whole numbers")
         found.update(map(int, values))
     return sorted(found)
-
-
-def _some(names: Mapping[str, object]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")

@@ -34,7 +34,7 @@ def padding_note(config: TrainConfig, shapes_ZYX: Sequence[Sequence[int]]) -> st
         config: of the run, with its size.
         shapes_ZYX: of the volumes, in voxels.
     """
-    size, flag = config.window or config.crop, "--window" if config.window else "--crop"
+    size, flag = config.window or config.crop, config.size_flag
     if size is None:
         return ""
     largest = [max(lengths) for lengths in zip(*shapes_ZYX, strict=True)]
@@ -59,7 +59,7 @@ def levels_note(config: TrainConfig, shapes_ZYX: Sequence[Sequence[int]]) -> str
         config: of the run, with its size.
         shapes_ZYX: of the volumes, in voxels.
     """
-    size, flag = config.window or config.crop, "--window" if config.window else "--crop"
+    size, flag = config.window or config.crop, config.size_flag
     least, levels = smallest_size(config.features), len(config.features)
     if size is None:
         return ""
@@ -89,7 +89,7 @@ def cpu_note(config: TrainConfig, spec: NetworkSpec, training_cases: int) -> str
     seconds = needed / cpu_speed()
     if seconds < LONG_SECONDS:
         return ""
-    flag = "--window" if config.window else "--crop"
+    flag = config.size_flag
     least = smallest_size(spec.features)
     z, y, x = (max(least, n // 2) for n in spec.window)
     halved = tuple(max(1, n // 2) for n in spec.features)

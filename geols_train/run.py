@@ -93,8 +93,7 @@ def _train_and_test(config: TrainConfig, folder: Path, world: World, *, resume: 
         click.echo(f"note: {text}; geols-precompute --orientation RAS turns all to one")
     config = with_tolerance(with_size(config, stores, split.cases), stores, split.cases)
     spec = make_spec(config, stores)
-    size_flag = "--window" if config.window else "--crop"
-    require_normalisable(spec.window, len(spec.preprocessing.modalities), spec.features, size_flag)
+    require_normalisable(spec.window, len(spec.preprocessing.modalities), spec.features, config.size_flag)
     if config.checkpoint == "regions" and not spec.regions:
         raise RecipeError("--checkpoint regions: the recipe of these stores has no regions; take dice or loss")
     if world.is_main:

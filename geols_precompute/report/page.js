@@ -80,14 +80,14 @@ function pictureRow(view) {
     canvas.addEventListener("wheel", (event) => {
       if (document.activeElement !== canvas) return; // the page scrolls until a picture is chosen
       event.preventDefault();
-      scroll(view, Math.sign(event.deltaY));
+      goOn(view, Math.sign(event.deltaY));
     }, { passive: false });
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       const slices = { PageUp: -1, PageDown: 1 }[event.key];
       if (!step && !slices) return;
       event.preventDefault();
-      if (slices) { scroll(view, slices); return; }
+      if (slices) { goOn(view, slices); return; }
       const here = state.reading.view === view ? [state.reading.row, state.reading.column] : inView(view, state.point);
       goTo(voxelAt(view, ...inside(view, here[0] + step[0], here[1] + step[1])), view);
     });
@@ -99,7 +99,7 @@ function pictureRow(view) {
   view.slider = Object.assign(document.createElement("input"), { type: "range", min: 0, max: view.slices.length - 1,
     value: view.slice.number, disabled: view.slices.length === 1 });
   view.slider.dataset.view = view.number;
-  view.slider.addEventListener("input", () => scroll(view, Number(view.slider.value) - view.slice.number));
+  view.slider.addEventListener("input", () => goOn(view, Number(view.slider.value) - view.slice.number));
   label.className = "slices";
   label.append(`${view.direction || "across " + AXES[view.axis]} slices `, view.slider);
   block.append(label, row);
@@ -132,7 +132,7 @@ async function goTo(point, from) {
 }
 
 // Go some slices on in a view.
-function scroll(view, slices) {
+function goOn(view, slices) {
   const number = Math.min(Math.max(nearest(view, state.point) + slices, 0), view.slices.length - 1), voxel = [...state.point];
   voxel[view.axis] = view.slices[number].at;
   return goTo(voxel, view);

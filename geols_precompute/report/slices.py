@@ -97,7 +97,7 @@ def case_slices(case: ReportCase, most_bytes: int) -> dict[str, Any]:
         maps=case.maps[(slice(None), *box)],
         # the volume's edge continues beyond it, as SVLS has it
         padded=np.pad(case.label, 1, mode="edge")[tuple(slice(s.start, s.stop + 2) for s in box)],
-        raters=np.stack([np.zeros_like(case.label), *case.raters.values()])[(slice(1, None), *box)],
+        raters=np.array([label[box] for label in case.raters.values()], np.uint8).reshape(-1, *case.label[box].shape),
     )
     centre = [int(foreground.sum(axis=_others(axis)).argmax()) for axis in range(3)]
     views = [View.across(axis, case.orientation, placed=case.placed) for axis in range(3)]

@@ -18,7 +18,7 @@ from geols_precompute.data.formats.detached import source_files
 from geols_precompute.data.layouts import discover
 from geols_precompute.data.volumes import read_image
 from geols_precompute.errors import InputError, RecipeError
-from geols_precompute.formatting import plural
+from geols_precompute.formatting import plural, some
 from geols_precompute.recipe.classes import MAX_CLASSES
 from geols_precompute.recipe.parameters import CONSENSUS, Recipe, ResolvedRecipe
 from geols_precompute.run import state
@@ -227,9 +227,8 @@ def _notes_of_masks(dataset: Dataset, recipe: ResolvedRecipe) -> tuple[str, ...]
     if missing := [name for name in recipe.classes.foreground if name not in masks]:
         raise RecipeError(f"{dataset.root}: no case has a mask of {missing[0]}; there are {', '.join(masks)}")
     others = [name for name in masks if name not in recipe.classes.foreground]
-    shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
     count = "counts" if len(others) == 1 else "count"
-    return (f"{plural(len(others), 'mask')} of a case {count} as background: {shown}",) if others else ()
+    return (f"{plural(len(others), 'mask')} of a case {count} as background: {some(others)}",) if others else ()
 
 
 def _note_of_modalities(recipe: ResolvedRecipe) -> tuple[str, ...]:
@@ -315,11 +314,9 @@ def describe(plan: Plan) -> str:
         lines.append(f"finished already: {plural(len(plan.finished), 'case')}")
     lines += [f"note: {note}" for note in plan.dataset.notes]
     if plan.strays:
-        listed = ", ".join(plan.strays[:5])
-        more = ", ..." if len(plan.strays) > 5 else ""
         lines.append(
             f"note: {plural(len(plan.strays), 'case')} of the stores, not in {plan.dataset.root}, stay in them, unless "
-            f"--prune is given: {listed}{more}"
+            f"--prune is given: {some(plan.strays)}"
         )
     return "\n".join(lines)
 

@@ -56,6 +56,10 @@ class Channels:
             different.append(name if name not in different else next(n for n in later if n not in taken))
         return cls(names=tuple(different), numbered=different != list(names))
 
+    def passed_over(self, renaming: str) -> tuple[str, ...]:
+        """Return the names instead of which others were taken, if `renaming` is a note of that and they say much."""
+        return self.names if renaming and not self.numbered else ()
+
     def note(self, where: Path) -> str:
         """Return what a person should know about the names, or an empty text."""
         if not self.numbered:

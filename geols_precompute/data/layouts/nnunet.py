@@ -92,8 +92,7 @@ def _described(root: Path, description: Mapping[str, Any], wanted: tuple[str, ..
         modalities=wanted or channels.names,
         cases=cases,
         problems=problems,
-        # names that are there twice say little
-        renamed=channels.names if renaming and not channels.numbered else (),
+        renamed=channels.passed_over(renaming),
         classes=labels.classes,
         ignore=labels.ignore,
         regions=labels.regions,

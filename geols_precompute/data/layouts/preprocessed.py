@@ -40,8 +40,7 @@ def read_preprocessed_folder(root: Path, wanted: tuple[str, ...] | None) -> Data
         modalities=wanted or channels.names,
         cases=cases,
         problems=problems,
-        # names that are there twice say little
-        renamed=channels.names if renaming and not channels.numbered else (),
+        renamed=channels.passed_over(renaming),
         classes=labels.classes,
         ignore=labels.ignore,
         regions=labels.regions,
